@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tiled attention that capture, live and replay share, so that all three see the same bits.
+//
+// Keys are packed in panels of kPanelTokens tokens, transposed to [dim][token], as f32. A score is the f32 dot product
+// accumulated over dim 0, 1, 2 ... in one fused multiply-add chain, times `scale`: it depends neither on the other
+// rows nor on the other tokens of a call. Softmax runs online over tiles of kTileTokens tokens from slot 0 on, so a
+// row's result does not depend on how queries were grouped into calls either.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "core/dtype.h"
+
+namespace kvscope {
+
+inline constexpr int kPanelTokens = 32;
+inline constexpr int kTileTokens = 256;  // a multiple of kPanelTokens
+
+constexpr int64_t PanelFloats(int64_t num_tokens, int head_dim) {
+  return (num_tokens + kPanelTokens - 1) / kPanelTokens * kPanelTokens * head_dim;
+}
+
+// Transposes `count` rows of K [count, head_dim] (f16 or f32, contiguous) into panels; the last one is zero-padded.
+// panels: PanelFloats(count, head_dim) floats, 64-byte aligned.
+void PackKeyPanels(const void* k, DType dtype, int count, int head_dim, float* panels);
+
+// scores[row, token] = scale * q[row]·k[token] for token < count rounded up to a panel (padding gives 0).
+// q: [rows, head_dim] f32, row stride q_stride; scores: row stride `stride` >= count rounded up to a panel.
+void ScoreTile(const float* q, int64_t q_stride, int rows, const float* panels, int count, int head_dim, float scale,
+               float* scores, int64_t stride);
+
+// out[row, dim] += sum over token of weights[row, token] * v[token, dim], tokens in ascending order.
+// v: [count, head_dim] f32 contiguous; head_dim a multiple of 16.
+void AccumulateValues(const float* weights, int64_t weight_stride, int rows, const float* v, int count, int head_dim,
+                      float* out, int64_t out_stride);
+
+// values[i] = exp(values[i] - shift) and returns their sum in a fixed order. Relative error < 4e-7; arguments below
+// -87 give 0. Every weight anywhere comes from this function.
+float ExpShifted(std::span<float> values, float shift);
+
+// Causal attention of `num_queries` consecutive tokens of one KV head over tokens 0 .. first_query+num_queries-1.
+// q    [group, num_queries, head_dim_k], f32, already rounded to the cache dtype
+// k, v [tokens, head_dim], dtype, contiguous
+// out  [group, num_queries, head_dim_v] f32;  lse [group, num_queries]
+struct CausalAttention {
+  const float* q = nullptr;
+  int64_t q_head_stride = 0, q_row_stride = 0;
+  const void* k = nullptr;
+  const void* v = nullptr;
+  DType dtype = DType::kF16;
+  int group = 1, num_queries = 0, first_query = 0, head_dim_k = 0, head_dim_v = 0;
+  float scale = 1;
+  float* out = nullptr;
+  int64_t out_head_stride = 0, out_row_stride = 0;
+  float* lse = nullptr;
+  int64_t lse_head_stride = 0;
+};
+namespace cpu {
+void Attend(const CausalAttention& problem);  // plain, double accumulation: the specification
+}
+namespace cpu_fast {
+void Attend(const CausalAttention& problem);
+}
+
+}  // namespace kvscope

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a cache policy is. Most papers are one cell of a grid,
+//   scorer x allocator x granularity x trigger x store x reader,
+// so most ideas need one small class: a Scorer (relevance and priority of tokens). A method that does not fit the grid
+// implements Policy itself, the full set of hooks. Replay and live drive the same objects; the engine alone changes
+// caches, checks bytes and applies guards.
+//
+// Words: score (before softmax) -> weight (after) -> relevance (a policy's state per entry) -> priority (its ranking).
+// token: absolute position, never renumbered. slot: row of one KV head's compacted cache, ascending by token.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kernels/column_stats.h"
+
+namespace kvscope {
+
+// ---- what policies see -------------------------------------------------------------------------------------------
+
+struct ModelShape {
+  int num_layers = 0;  // layers of the trace, not of the model when a part was recorded
+  int num_heads = 0, num_kv_heads = 0, head_dim_k = 0, head_dim_v = 0;
+  int HeadsPerKvHead() const { return num_heads / num_kv_heads; }
+};
+
+enum class Scope { kKvHead, kLayer };  // kLayer: all KV heads of a layer keep the same tokens
+
+// Declared before anything runs; the engine computes the union over a sweep in one pass.
+struct PolicyNeeds {
+  std::vector<StatisticSpec> statistics;
+  bool keys = false, values = false;  // reads K or V of the prompt
+  bool oracle = false;                // sees what a real policy cannot; labelled everywhere
+  bool query_aware = false;           // reads rows, so under --decide-at prompt it knows the question
+  bool fixed_rate = false;            // ignores the budget (full cache): one row per sweep
+  Scope scope = Scope::kKvHead;
+  int every = 0;                      // default trigger: 0 once, N after every N-th query
+  double state_bytes_per_entry = 0;   // billed, per entry of a KV head
+  // Systems of the catalogue that will need more: attn_in and W_O (CriticalKV, DuoAttention), probe passes (KVzip,
+  // Finch, InfiniPot), token classes (FastGen), pre-RoPE query moments (ExpectedAttention, QFilter).
+};
+
+// One layer at the decision. All of the prompt (or context) is still there.
+class LayerView {
+ public:
+  virtual ~LayerView() = default;
+  virtual int layer_index() const = 0;
+  virtual const ModelShape& shape() const = 0;
+  virtual int num_tokens() const = 0;  // entries of each KV head
+  // [num_tokens] of one query head. Asking for a statistic that Needs() did not declare is a bug.
+  virtual std::span<const float> Statistic(const StatisticSpec& spec, int head) const = 0;
+  // [num_tokens, head_dim] as f32; only when declared.
+  virtual std::vector<float> Keys(int kv_head) const = 0;
+  virtual std::vector<float> Values(int kv_head) const = 0;
+  virtual uint64_t seed() const = 0;
+};
+
+// One query token of one layer, after attention over the policy's own cache (which holds that token already).
+class StepView {
+ public:
+  virtual ~StepView() = default;
+  virtual int layer_index() const = 0;
+  virtual const ModelShape& shape() const = 0;
+  virtual int query_token() const = 0;
+  virtual std::span<const int> TokenFromSlot(int kv_head) const = 0;  // ascending
+  // [slots of the head's KV head], sums to 1 over the policy's own cache.
+  virtual std::span<const float> Weight(int head) const = 0;
+};
+
+// Relevance or priority of one layer: row kv_head has one value per slot.
+using PerSlot = std::vector<std::vector<float>>;
+
+// Priorities at or above this are not up for competition (a scorer's own window, a guard). Among them newer tokens
+// come first, so that a budget below the window keeps its newest part.
+inline constexpr float kProtectedPriority = 1e30f;
+inline float ProtectedPriority(int token) { return kProtectedPriority * (1.0f + token * 0x1p-22f); }
+
+// ---- the small interface: a scorer -------------------------------------------------------------------------------
+
+class Scorer {
+ public:
+  virtual ~Scorer() = default;
+  virtual PolicyNeeds Needs(const ModelShape& shape) const = 0;
+  // At the decision: relevance of every token. relevance: [kv_heads][num_tokens], zero on entry.
+  virtual void Seed(const LayerView& view, PerSlot& relevance) = 0;
+  // After each later query: relevance is aligned with the slots, a new token's is 0 on entry.
+  virtual void Update(const StepView& step, PerSlot& relevance) { (void)step, (void)relevance; }
+  // Relevance to priority, for one KV head; next_token follows the newest one. Default: priority = relevance.
+  virtual void Prioritize(std::span<const int> token_from_slot, int next_token, std::span<const float> relevance,
+                          std::span<float> priority) const;
+  virtual std::unique_ptr<Scorer> Clone() const = 0;
+};
+
+// ---- allocators --------------------------------------------------------------------------------------------------
+
+// Entries per [layer][kv_head].
+using Budgets = std::vector<std::vector<int>>;
+
+struct AllocationView {
+  ModelShape shape;
+  int num_tokens = 0;
+  int uniform_entries = 0;            // what each KV head gets when all get the same
+  std::span<const PerSlot> priority;  // [layer][kv_head][token]
+};
+
+class Allocator {
+ public:
+  virtual ~Allocator() = default;
+  virtual bool per_head() const { return false; }  // gives KV heads of a layer different budgets
+  // Every budget is in [1, num_tokens]; their sum is at most layers * kv_heads * uniform_entries.
+  virtual Budgets Allocate(const AllocationView& view) const = 0;
+};
+
+// ---- the full interface ------------------------------------------------------------------------------------------
+
+// What one KV head keeps: slots of its present cache, ascending. Bits go down only, entries never come back.
+struct HeadPlan {
+  std::vector<int> keep;
+  std::vector<uint8_t> bits;  // per kept entry; empty: the store's own. ADKVC, MiKV, ZipCache (mixed stores)
+  // Merges {from slots -> into slot, weight}: CAM, CCM. Positions keep | reindex: StreamingLLM re-rotated, Finch,
+  // InfiniPot. A log-weight per entry: merged entries. Each is added with its first user.
+};
+using LayerPlan = std::vector<HeadPlan>;  // [kv_head]
+
+// What one step reads.
+struct ReadPlan {
+  std::vector<std::vector<int>> slots;         // [kv_head], ascending
+  std::vector<std::vector<float>> log_weight;  // [kv_head][entry of slots], added to scores (MagicPIG); empty: 0
+  // Unit query head (SparQ, MagicPIG), remainder alpha and mean V (SparQ), source layer (TidalDecode): with their users.
+};
+
+// The query of a step and what the policy may look at to choose what to read: its own stored keys.
+class QueryView {
+ public:
+  virtual ~QueryView() = default;
+  virtual int layer_index() const = 0;
+  virtual const ModelShape& shape() const = 0;
+  virtual int query_token() const = 0;
+  virtual std::span<const int> TokenFromSlot(int kv_head) const = 0;
+  // [slots] weights that a full read of the policy's own cache would give.
+  virtual std::span<const float> FullWeight(int head) const = 0;
+};
+
+class Policy {
+ public:
+  virtual ~Policy() = default;
+  virtual PolicyNeeds Needs(const ModelShape& shape) const = 0;
+
+  // During prefill, after each chunk of a layer: LagKV, InfiniPot, chunked ADKVC.
+  virtual void AfterChunk(const LayerView& view, bool last) { (void)view, (void)last; }
+  // Statistics of layers <= view.layer_index() are final: CAKE and DynamicKV revise earlier layers here, FastKV and
+  // PyramidInfer name the tokens that go on to the next layer.
+  virtual void AfterLayer(const LayerView& view) = 0;
+  // All layers were seen. uniform_entries: budget of each KV head in entries. Afterwards Select is valid.
+  virtual Budgets Allocate(const ModelShape& shape, int num_tokens, int uniform_entries) = 0;
+  virtual LayerPlan Select(int layer_index, const std::vector<int>& budget_entries) = 0;
+  // Before a query reads: nullopt reads all. Quest, SparQ, MagicPIG, top_k_oracle.
+  virtual bool ChoosesReads() const { return false; }
+  virtual std::optional<ReadPlan> BeforeStep(const QueryView& query) { (void)query; return std::nullopt; }
+  // After each query, when WatchesSteps(). A plan changes the cache; nullopt leaves it. budget_entries as in Select.
+  virtual bool WatchesSteps() const = 0;
+  virtual std::optional<LayerPlan> AfterStep(const StepView& step, const std::vector<int>& budget_entries) = 0;
+  virtual std::unique_ptr<Policy> Snapshot() const = 0;  // forks and shared contexts
+};
+
+// Guards that the user asks for, applied over any policy; none by default.
+struct Guards {
+  int sinks = 0, recent = 0;
+};
+
+// What a budget means once tokens arrive after the decision: they are added and billed, or the cache stays at B.
+enum class Growth { kAppend, kFixed };
+
+// Declared for later issues. A Variant changes the model (positions, mask, head map, gate): SelfExtend, LongLoRA's mask,
+// GQA pooling, cross-layer sharing, Deja Vu. A Ledger is a cost model over the action log: paged allocator, chunked
+// prefill, offload tiers, shared contexts.
+class Variant;
+class Ledger;
+
+}  // namespace kvscope
