@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// A GGUF model file (versions 2 and 3, little endian), mapped into memory and read where it lies: opening costs one
+// walk over the header, weights are touched when somebody asks for them. The file is hostile until checked: Open
+// verifies every count, length, offset and product against the file's size, so that nothing later can leave the file.
+// The file must not be cut short by another program while it is open.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace kvscope {
+
+// How a tensor's elements are stored; the numbers are GGUF's. Only those named here can be dequantised.
+enum class GgufType : uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ8_0 = 8 };
+
+std::string GgufTypeName(GgufType type);            // "Q4_1", also for types we cannot read; "type 77" when unknown
+bool IsReadable(GgufType type);                     // can be dequantised
+int64_t GgufRowBytes(GgufType type, int64_t cols);  // readable types only; cols a multiple of the block size
+int64_t GgufBlockElements(GgufType type);           // readable types only
+
+struct GgufTensor {
+  std::string name;
+  GgufType type = GgufType::kF32;
+  std::vector<int64_t> shape;       // 1 to 4 extents, the fastest first: [cols, rows, ...], each at least 1
+  std::span<const std::byte> data;  // in the mapping, aligned to 8 bytes at least; empty when the type is not readable
+
+  int64_t Cols() const { return shape[0]; }
+  int64_t Rows() const;  // product of the extents after the first
+};
+
+// "[576, 192]"
+std::string ShapeText(std::span<const int64_t> shape);
+
+class GgufFile {
+ public:
+  // Throws Error: no such file, not a GGUF file, wrong version or byte order, cut short, inconsistent.
+  static GgufFile Open(const std::string& path);
+  // The same from memory, copied; name stands in messages. For tests and fuzzing.
+  static GgufFile FromBytes(const std::string& name, std::string_view bytes);
+
+  GgufFile(GgufFile&&) noexcept;
+  GgufFile& operator=(GgufFile&&) noexcept;
+  ~GgufFile();
+
+  const std::string& path() const { return path_; }
+  int64_t file_bytes() const;
+  int version() const { return version_; }
+
+  // Metadata. Absent: nullopt. Present with another type, or a value that does not fit: Error naming file and key.
+  // Int reads every integer type, Float also integers (never NaN or infinity). Views live as long as this file.
+  bool Has(std::string_view key) const;
+  std::optional<int64_t> Int(std::string_view key) const;
+  std::optional<double> Float(std::string_view key) const;
+  std::optional<bool> Bool(std::string_view key) const;
+  std::optional<std::string_view> String(std::string_view key) const;
+  std::optional<std::vector<std::string_view>> StringArray(std::string_view key) const;
+  std::optional<std::vector<int64_t>> IntArray(std::string_view key) const;
+  std::optional<std::vector<double>> FloatArray(std::string_view key) const;
+
+  // The same for keys a model cannot do without: absent is an Error too.
+  int64_t RequireInt(std::string_view key) const;
+  int64_t RequireIntIn(std::string_view key, int64_t low, int64_t high) const;  // both ends included
+  double RequireFloat(std::string_view key) const;
+  std::string_view RequireString(std::string_view key) const;
+  std::vector<std::string_view> RequireStringArray(std::string_view key) const;
+  std::vector<int64_t> RequireIntArray(std::string_view key) const;
+
+  std::vector<std::string> Keys() const;  // sorted
+
+  const std::vector<GgufTensor>& tensors() const { return tensors_; }  // in the file's order
+  const GgufTensor* Find(std::string_view name) const;                 // nullptr when absent
+  // Error when absent, of another shape (fastest extent first), or of a type that cannot be dequantised.
+  const GgufTensor& RequireTensor(std::string_view name, std::span<const int64_t> shape) const;
+
+  // Writes rows [first_row, first_row + out.size() / Cols()) of the tensor as floats; rows count over all extents after
+  // the first. Q4_1 is fma(d, q, m), Q4_0 is d * (q - 8), Q8_0 is d * q, all in float.
+  // Error when the type is not readable or a value is not finite. Safe to call from several threads.
+  void Dequantize(const GgufTensor& tensor, int64_t first_row, std::span<float> out) const;
+
+ private:
+  friend class GgufParser;
+  struct Storage;
+  // A metadata value where it lies in the file; `count` and `element_type` are for arrays.
+  struct Value {
+    uint32_t type = 0;
+    uint32_t element_type = 0;
+    uint64_t count = 0;
+    std::span<const std::byte> bytes;
+  };
+
+  GgufFile();
+  static GgufFile Parse(std::string path, std::unique_ptr<Storage> storage);
+  const Value* FindValue(std::string_view key) const;
+  const Value* FindArray(std::string_view key) const;
+  int64_t IntAt(std::string_view key, uint32_t type, const std::byte* from) const;
+  double FloatAt(std::string_view key, uint32_t type, const std::byte* from) const;
+  std::string Place(std::string_view key) const;
+  [[noreturn]] void FailMissing(std::string_view key) const;
+
+  std::string path_;
+  int version_ = 0;
+  std::unique_ptr<Storage> storage_;
+  std::map<std::string, Value, std::less<>> values_;
+  std::vector<GgufTensor> tensors_;
+  std::map<std::string, size_t, std::less<>> tensor_from_name_;
+};
+
+}  // namespace kvscope

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// What gguf.cpp and gguf_parser.cpp share: numbers of the format and where the bytes are held. Private to the two.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "capture/gguf.h"
+
+namespace kvscope {
+namespace gguf {
+
+enum ValueType : uint32_t {
+  kUint8 = 0,
+  kInt8 = 1,
+  kUint16 = 2,
+  kInt16 = 3,
+  kUint32 = 4,
+  kInt32 = 5,
+  kFloat32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kUint64 = 10,
+  kInt64 = 11,
+  kFloat64 = 12,
+};
+
+// Bytes of a value of fixed size; 0 for text, arrays and unknown numbers.
+constexpr size_t ScalarBytes(uint32_t type) {
+  constexpr size_t kBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+  return type < std::size(kBytes) ? kBytes[type] : 0;
+}
+
+inline std::string ValueTypeName(uint32_t type) {
+  constexpr const char* kNames[] = {"an 8-bit unsigned integer",
+                                    "an 8-bit integer",
+                                    "a 16-bit unsigned integer",
+                                    "a 16-bit integer",
+                                    "a 32-bit unsigned integer",
+                                    "a 32-bit integer",
+                                    "a 32-bit float",
+                                    "a truth value",
+                                    "a text",
+                                    "an array",
+                                    "a 64-bit unsigned integer",
+                                    "a 64-bit integer",
+                                    "a 64-bit float"};
+  return type < std::size(kNames) ? kNames[type] : "value type " + std::to_string(type);
+}
+
+// A text that the parser has checked: 8 bytes of length, then that many bytes.
+inline std::string_view TextAt(const std::byte* from) {
+  uint64_t length;
+  std::memcpy(&length, from, sizeof(length));
+  return {reinterpret_cast<const char*>(from + 8), length};
+}
+
+}  // namespace gguf
+
+// A name from a file made fit for a one-line message: control bytes and non-ASCII as \xNN, cut after 80 bytes.
+std::string Printable(std::string_view text);
+
+// The bytes of the file: mapped, or a copy that is aligned as a mapping is (well enough for every legal alignment).
+struct GgufFile::Storage {
+  explicit Storage(std::string_view bytes);       // copies
+  Storage(const std::byte* mapped, size_t size);  // takes over a mapping
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+  ~Storage();
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  std::vector<uint64_t> copy_;
+  bool is_mapped_ = false;
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace kvscope

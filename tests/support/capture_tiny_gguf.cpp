@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/capture_tiny_gguf.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <random>
+
+#include "core/half.h"
+
+namespace kvscope {
+namespace {
+
+template <typename T>
+std::string Raw(T value) {
+  return std::string(reinterpret_cast<const char*>(&value), sizeof(T));
+}
+
+std::string RawText(std::string_view text) {
+  return Raw(uint64_t{text.size()}) + std::string(text);
+}
+
+// The printable character that stands for a byte in a byte-level vocabulary.
+std::string CharacterFromByte(int byte) {
+  int code = byte;
+  const auto stands_for_itself = [](int b) { return (b >= 33 && b <= 126) || (b >= 161 && b <= 255 && b != 173); };
+  if (!stands_for_itself(byte)) {
+    code = 256;
+    for (int b = 0; b < byte; ++b) code += stands_for_itself(b) ? 0 : 1;
+  }
+  if (code < 128) return std::string(1, static_cast<char>(code));
+  return {static_cast<char>(0xC0 | code >> 6), static_cast<char>(0x80 | (code & 63))};
+}
+
+class WeightMaker {
+ public:
+  explicit WeightMaker(uint32_t seed) : random_(seed) {}
+
+  // `count` weights uniform in [-limit, limit], in the bytes of the type.
+  std::string Uniform(GgufType type, int64_t count, float limit) {
+    std::string bytes;
+    if (type == GgufType::kF32 || type == GgufType::kF16) {
+      for (int64_t i = 0; i < count; ++i) {
+        const float value = limit * (2 * Unit() - 1);
+        bytes += type == GgufType::kF32 ? Raw(value) : Raw(HalfFromFloat(value).bits);
+      }
+      return bytes;
+    }
+    const bool has_minimum = type == GgufType::kQ4_1;
+    const int quant_bytes = type == GgufType::kQ8_0 ? 32 : 16;
+    const float step = type == GgufType::kQ8_0 ? limit / 128 : limit * 2 / 15;
+    for (int64_t block = 0; block < count / 32; ++block) {
+      bytes += Raw(HalfFromFloat(step * (0.75f + 0.5f * Unit())).bits);
+      if (has_minimum) bytes += Raw(HalfFromFloat(-limit).bits);
+      for (int i = 0; i < quant_bytes; ++i) bytes += static_cast<char>(random_() & 255);
+    }
+    return bytes;
+  }
+
+  std::string Norm(int64_t count) {
+    std::string bytes;
+    for (int64_t i = 0; i < count; ++i) bytes += Raw(0.9f + 0.2f * Unit());
+    return bytes;
+  }
+
+ private:
+  float Unit() { return static_cast<float>(random_() >> 8) / 16777216.0f; }  // [0, 1), equal on every platform
+  std::mt19937 random_;
+};
+
+void AddVocabulary(const TinyGgufOptions& options, GgufBuilder* file) {
+  std::vector<std::string> tokens = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
+  std::vector<int32_t> types = {3, 3, 3};
+  for (int byte = 0; byte < 256; ++byte) tokens.push_back(CharacterFromByte(byte));
+  std::vector<std::string> merges;
+  const std::string space = CharacterFromByte(' ');
+  const std::pair<std::string, std::string> wanted[] = {
+      {space, "t"}, {"h", "e"},          {"i", "n"},     {space + "t", "he"},
+      {"r", "e"},   {"o", "n"},          {"e", "r"},     {space, "a"},
+      {"in", "g"},  {"n", "d"},          {space, "s"},   {"a", "t"},
+      {"l", "l"},   {space + "a", "nd"}, {space, space}, {space + space, space + space}};
+  for (const auto& [left, right] : wanted) {
+    if (static_cast<int>(tokens.size()) >= options.vocab) break;
+    merges.push_back(left + " " + right);
+    tokens.push_back(left + right);
+  }
+  types.resize(tokens.size(), 1);
+  while (static_cast<int>(tokens.size()) < options.vocab) {
+    tokens.push_back("<unused_" + std::to_string(tokens.size()) + ">");
+    types.push_back(5);
+  }
+  file->AddString("tokenizer.ggml.model", "gpt2");
+  file->AddString("tokenizer.ggml.pre", options.pre_tokenizer);
+  file->AddStrings("tokenizer.ggml.tokens", tokens);
+  file->AddInts("tokenizer.ggml.token_type", types);
+  file->AddStrings("tokenizer.ggml.merges", merges);
+  file->AddInt("tokenizer.ggml.bos_token_id", kTinyImStart);
+  file->AddInt("tokenizer.ggml.eos_token_id", kTinyImEnd);
+  file->AddInt("tokenizer.ggml.unknown_token_id", kTinyEndOfText);
+  file->AddBool("tokenizer.ggml.add_bos_token", false);
+  file->AddString("tokenizer.chat_template", options.chat_template);
+}
+
+}  // namespace
+
+void GgufBuilder::AddRaw(std::string_view key, uint32_t type, std::string_view value) {
+  keys_ += RawText(key) + Raw(type) + std::string(value);
+  ++num_keys_;
+}
+void GgufBuilder::AddInt(std::string_view key, uint32_t value) {
+  AddRaw(key, 4, Raw(value));
+}
+void GgufBuilder::AddFloat(std::string_view key, float value) {
+  AddRaw(key, 6, Raw(value));
+}
+void GgufBuilder::AddBool(std::string_view key, bool value) {
+  AddRaw(key, 7, Raw(uint8_t{value}));
+}
+void GgufBuilder::AddString(std::string_view key, std::string_view value) {
+  AddRaw(key, 8, RawText(value));
+}
+
+void GgufBuilder::AddStrings(std::string_view key, const std::vector<std::string>& values) {
+  std::string array = Raw(uint32_t{8}) + Raw(uint64_t{values.size()});
+  for (const std::string& value : values) array += RawText(value);
+  AddRaw(key, 9, array);
+}
+
+void GgufBuilder::AddInts(std::string_view key, const std::vector<int32_t>& values) {
+  std::string array = Raw(uint32_t{5}) + Raw(uint64_t{values.size()});
+  for (const int32_t value : values) array += Raw(value);
+  AddRaw(key, 9, array);
+}
+
+void GgufBuilder::AddTensorAt(std::string_view name, GgufType type, const std::vector<uint64_t>& shape,
+                              uint64_t offset) {
+  tensors_ += RawText(name) + Raw(static_cast<uint32_t>(shape.size()));
+  for (const uint64_t extent : shape) tensors_ += Raw(extent);
+  tensors_ += Raw(static_cast<uint32_t>(type)) + Raw(offset);
+  ++num_tensors_;
+}
+
+void GgufBuilder::AddTensor(std::string_view name, GgufType type, const std::vector<uint64_t>& shape,
+                            std::string data) {
+  AddTensorAt(name, type, shape, data_.size());
+  data_ += data;
+  data_.resize((data_.size() + alignment_ - 1) / alignment_ * alignment_);
+}
+
+std::string GgufBuilder::Bytes() const {
+  std::string bytes = "GGUF" + Raw(version_) + Raw(num_tensors_) + Raw(num_keys_) + keys_ + tensors_;
+  bytes.resize((bytes.size() + alignment_ - 1) / alignment_ * alignment_);
+  return bytes + data_;
+}
+
+std::string TinyGgufBytes(const TinyGgufOptions& options) {
+  GgufBuilder file(options.version);
+  WeightMaker weights(options.seed);
+  const uint64_t embedding = static_cast<uint64_t>(options.heads) * options.head_dim;
+  const uint64_t kv_width = static_cast<uint64_t>(options.kv_heads) * options.head_dim;
+  const uint64_t ffn = options.ffn;
+  const uint64_t vocab = options.vocab;
+  const std::string& a = options.architecture;
+  file.AddString("general.architecture", a);
+  file.AddString("general.name", "tiny " + a);
+  file.AddInt(a + ".block_count", options.layers);
+  file.AddInt(a + ".context_length", options.context);
+  file.AddInt(a + ".embedding_length", static_cast<uint32_t>(embedding));
+  file.AddInt(a + ".feed_forward_length", options.ffn);
+  file.AddInt(a + ".attention.head_count", options.heads);
+  file.AddInt(a + ".attention.head_count_kv", options.kv_heads);
+  file.AddFloat(a + ".attention.layer_norm_rms_epsilon", options.rms_epsilon);
+  file.AddFloat(a + ".rope.freq_base", options.rope_base);
+  file.AddInt(a + ".rope.dimension_count", options.head_dim);
+  file.AddInt(a + ".vocab_size", options.vocab);
+  AddVocabulary(options, &file);
+
+  const auto add_matrix = [&](const std::string& name, GgufType type, uint64_t cols, uint64_t rows) {
+    const float limit = std::sqrt(3.0f / static_cast<float>(cols));
+    file.AddTensor(name, type, {cols, rows}, weights.Uniform(type, static_cast<int64_t>(cols * rows), limit));
+  };
+  const auto add_norm = [&](const std::string& name) {
+    file.AddTensor(name, GgufType::kF32, {embedding}, weights.Norm(static_cast<int64_t>(embedding)));
+  };
+  add_matrix("token_embd.weight", options.embedding_type, embedding, vocab);
+  for (int layer = 0; layer < options.layers; ++layer) {
+    const std::string block = "blk." + std::to_string(layer) + ".";
+    add_norm(block + "attn_norm.weight");
+    add_matrix(block + "attn_q.weight", options.matrix_type, embedding, embedding);
+    add_matrix(block + "attn_k.weight", options.matrix_type, embedding, kv_width);
+    add_matrix(block + "attn_v.weight", options.matrix_type, embedding, kv_width);
+    add_matrix(block + "attn_output.weight", options.matrix_type, embedding, embedding);
+    add_norm(block + "ffn_norm.weight");
+    add_matrix(block + "ffn_gate.weight", options.matrix_type, embedding, ffn);
+    add_matrix(block + "ffn_up.weight", options.matrix_type, embedding, ffn);
+    add_matrix(block + "ffn_down.weight", options.matrix_type, ffn, embedding);
+  }
+  add_norm("output_norm.weight");
+  if (!options.tied_embeddings) add_matrix("output.weight", options.matrix_type, embedding, vocab);
+  return file.Bytes();
+}
+
+std::string WriteTempFile(const std::string& name, std::string_view bytes) {
+  const std::string path = testing::TempDir() + "kvscope_" + name;
+  std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  return path;
+}
+
+}  // namespace kvscope

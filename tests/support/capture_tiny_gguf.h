@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// Builds GGUF files in memory: any file piece by piece, or a whole tiny llama with random weights and a vocabulary.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "capture/gguf.h"
+
+namespace kvscope {
+
+// Writes a GGUF file in the order of the calls; checks nothing, so that tests can build wrong files too.
+class GgufBuilder {
+ public:
+  explicit GgufBuilder(uint32_t version = 3, uint64_t alignment = 32) : version_(version), alignment_(alignment) {}
+
+  void AddInt(std::string_view key, uint32_t value);
+  void AddFloat(std::string_view key, float value);
+  void AddBool(std::string_view key, bool value);
+  void AddString(std::string_view key, std::string_view value);
+  void AddStrings(std::string_view key, const std::vector<std::string>& values);
+  void AddInts(std::string_view key, const std::vector<int32_t>& values);
+  void AddRaw(std::string_view key, uint32_t type, std::string_view value);  // any type, any bytes
+  void AddTensor(std::string_view name, GgufType type, const std::vector<uint64_t>& shape, std::string data);
+  void AddTensorAt(std::string_view name, GgufType type, const std::vector<uint64_t>& shape, uint64_t offset);
+
+  std::string Bytes() const;
+
+ private:
+  uint32_t version_;
+  uint64_t alignment_;
+  uint64_t num_keys_ = 0;
+  uint64_t num_tensors_ = 0;
+  std::string keys_;
+  std::string tensors_;
+  std::string data_;
+};
+
+struct TinyGgufOptions {
+  int layers = 2;
+  int heads = 4;
+  int kv_heads = 2;
+  int head_dim = 8;
+  int ffn = 64;
+  int vocab = 288;  // at least 259: three special tokens and every byte; merges and unused tokens fill the rest
+  int context = 128;
+  float rope_base = 10000.0f;
+  float rms_epsilon = 1e-5f;
+  bool tied_embeddings = true;  // false: an output.weight of its own
+  GgufType matrix_type = GgufType::kF32;
+  GgufType embedding_type = GgufType::kF32;
+  std::string architecture = "llama";
+  std::string pre_tokenizer = "smollm";
+  std::string chat_template = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}";
+  uint32_t version = 3;
+  uint32_t seed = 1;
+};
+
+// A complete model: token embeddings, `layers` blocks, output norm. Embedding length is heads * head_dim. Weights are
+// uniform with variance 1 / columns, norms near 1. Block types need columns that are a multiple of 32.
+std::string TinyGgufBytes(const TinyGgufOptions& options = {});
+
+// Token ids in every tiny vocabulary.
+inline constexpr int kTinyEndOfText = 0, kTinyImStart = 1, kTinyImEnd = 2, kTinyFirstByte = 3;
+
+// Writes `bytes` to a new file in the test's temporary folder and returns its path.
+std::string WriteTempFile(const std::string& name, std::string_view bytes);
+
+}  // namespace kvscope
