@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// Results of replay and live: a table with fixed columns, arrays behind each row, and what was seen in each trace.
+// A figure that was not measured is absent, never 0. traces/FORMAT.md holds the generated list of columns.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace kvscope {
+
+struct ResultColumn {
+  std::string_view name;
+  bool is_text;
+  std::string_view unit;  // "bytes", "tokens", "nats", "fraction", ...
+  std::string_view help;
+};
+// Every column in file order. Names are a contract with other people's scripts: append only.
+std::span<const ResultColumn> ResultColumns();
+
+class ResultRow {
+ public:
+  // The column must exist and have that type; a number must be finite.
+  void Set(std::string_view column, double value);
+  void Set(std::string_view column, std::string_view text);
+  std::optional<double> Number(std::string_view column) const;
+  std::string Text(std::string_view column) const;  // empty when absent
+  bool Has(std::string_view column) const;
+
+ private:
+  std::map<std::string, std::variant<double, std::string>, std::less<>> values_;
+};
+
+// A dense float array with names on its axes: "needle_retention" [layer, kv_head].
+struct NamedArray {
+  std::string name;
+  std::vector<std::string> axes;
+  std::vector<int64_t> shape;
+  std::vector<float> values;
+};
+
+// Arrays that replay and live put behind a row, by name (absent where not measured):
+//   needle_retention [layer, kv_head]   share of needle tokens kept, mean over answer queries
+//   needle_weight    [layer, head]      weight on the needle over the policy's own cache, mean over answer queries
+//   attention_loss   [layer, head]      mean over evaluated queries
+//   attention_loss_step [query]         mean over layers and heads
+//   output_error     [layer, head]
+//   needle_retention_step [query]       mean over layers and KV heads
+//   kept             [layer, kv_head, token]  1 where kept right after the decision
+struct Results {
+  struct Row {
+    ResultRow figures;
+    std::vector<NamedArray> arrays;
+    const NamedArray* Find(std::string_view name) const;
+  };
+  // What the trace itself shows, whatever the policy. Arrays:
+  //   needle_weight [layer, head]  mean full-cache weight on the needle over answer queries
+  //   needle_auc_STAT [layer, head]  AUC of a relevance statistic for needle tokens against the rest of the context
+  //   relevance_needle, relevance_rest [bin]  histogram of log10 relevance; bins in attributes
+  //   mass_by_distance [layer, bin]  share of attention by log2 distance;  sink_mass [layer, head];
+  //   adjacent_similarity [layer - 1]  cosine of relevance between neighbouring layers
+  struct Trace {
+    std::string run_id, path;
+    std::map<std::string, std::string> attributes;
+    std::vector<NamedArray> arrays;
+    const NamedArray* Find(std::string_view name) const;
+  };
+  std::vector<Row> rows;
+  std::vector<Trace> traces;
+  std::vector<std::string> commands;  // that made this file
+};
+
+// HDF5. Throws Error; the target appears only when complete.
+void WriteResults(const std::string& path, const Results& results);
+Results ReadResults(const std::string& path);
+void WriteCsv(const std::string& path, const Results& results);  // "-" is stdout
+
+// Wilson score interval of `successes` out of n at 95 %.
+struct Interval {
+  double low, high;
+};
+Interval WilsonInterval(double successes, double n);
+
+}  // namespace kvscope
