@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The format of the numeric fixtures: NAME.json says what is in NAME.bin.
 
-The JSON object holds what its writer put there and "arrays": {array name: {"dtype", "shape", "offset", "bytes"}}. dtype is f32, i32 or
-u16; offset counts bytes from the start of the .bin, a multiple of 8; values are little-endian, row-major, outermost dimension first.
+The JSON object holds what its writer put there and "arrays": {array name: {"dtype", "shape", "offset", "bytes"}}. dtype is f32, f16,
+i32, u16 or u8; offset counts bytes from the start of the .bin, a multiple of 8; values are little-endian, row-major, outermost dimension first.
 """
 import json
 import pathlib
 
 import numpy
 
-DTYPES = {"f32": "<f4", "i32": "<i4", "u16": "<u2"}
+DTYPES = {"f32": "<f4", "f16": "<f2", "i32": "<i4", "u16": "<u2", "u8": "u1"}
 
 
 class FixtureFile:
