@@ -3,6 +3,7 @@
 // A figure that was not measured is absent, never 0. traces/FORMAT.md holds the generated list of columns.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -25,12 +26,14 @@ std::span<const ResultColumn> ResultColumns();
 
 class ResultRow {
  public:
-  // The column must exist and have that type; a number must be finite.
+  // The column must exist and have that type (else a bug). A number that is not finite throws Error; an empty text
+  // means absent.
   void Set(std::string_view column, double value);
   void Set(std::string_view column, std::string_view text);
   std::optional<double> Number(std::string_view column) const;
   std::string Text(std::string_view column) const;  // empty when absent
   bool Has(std::string_view column) const;
+  friend auto operator<=>(const ResultRow&, const ResultRow&) = default;
 
  private:
   std::map<std::string, std::variant<double, std::string>, std::less<>> values_;
@@ -61,9 +64,15 @@ struct Results {
   // What the trace itself shows, whatever the policy. Arrays:
   //   needle_weight [layer, head]  mean full-cache weight on the needle over answer queries
   //   needle_auc_STAT [layer, head]  AUC of a relevance statistic for needle tokens against the rest of the context
-  //   relevance_needle, relevance_rest [bin]  histogram of log10 relevance; bins in attributes
-  //   mass_by_distance [layer, bin]  share of attention by log2 distance;  sink_mass [layer, head];
+  //   relevance_needle, relevance_rest [bin]  histogram of log10 relevance: counts of (token, head) pairs; bin i covers
+  //     [low + i * width, low + (i + 1) * width), attributes relevance_log10_low and relevance_log10_width; attribute
+  //     relevance_statistic names what was summed
+  //   mass_by_distance [layer, bin]  share of attention by distance: bin 0 is the token itself, bin b covers distances
+  //     2^(b-1) .. 2^b - 1;  sink_mass [layer, head] share on the first tokens (attribute sink_tokens, default 4)
   //   adjacent_similarity [layer - 1]  cosine of relevance between neighbouring layers
+  // Attributes used by the report where present: needle_begin, needle_end, prompt_tokens, layers, heads, kv_heads
+  // (numbers as text), model, task, context, depth, and layer_numbers, kv_head_numbers, head_numbers (comma-separated
+  // absolute numbers of the recorded ones; absent: 0, 1, 2, ...).
   struct Trace {
     std::string run_id, path;
     std::map<std::string, std::string> attributes;
@@ -79,6 +88,9 @@ struct Results {
 void WriteResults(const std::string& path, const Results& results);
 Results ReadResults(const std::string& path);
 void WriteCsv(const std::string& path, const Results& results);  // "-" is stdout
+
+// All rows (exact duplicates once), traces joined by run_id, commands once each.
+Results MergeResults(std::span<const Results> inputs);
 
 // Wilson score interval of `successes` out of n at 95 %.
 struct Interval {
