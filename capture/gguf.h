@@ -38,6 +38,9 @@ struct GgufTensor {
 // "[576, 192]"
 std::string ShapeText(std::span<const int64_t> shape);
 
+// A text from a file made fit for a one-line message: control bytes and non-ASCII as \xNN, cut after 80 bytes.
+std::string Printable(std::string_view text);
+
 class GgufFile {
  public:
   // Throws Error: no such file, not a GGUF file, wrong version or byte order, cut short, inconsistent.

@@ -63,9 +63,6 @@ inline std::string_view TextAt(const std::byte* from) {
 
 }  // namespace gguf
 
-// A name from a file made fit for a one-line message: control bytes and non-ASCII as \xNN, cut after 80 bytes.
-std::string Printable(std::string_view text);
-
 // The bytes of the file: mapped, or a copy that is aligned as a mapping is (well enough for every legal alignment).
 struct GgufFile::Storage {
   explicit Storage(std::string_view bytes);       // copies

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <random>
 
@@ -205,6 +207,15 @@ std::string WriteTempFile(const std::string& name, std::string_view bytes) {
   const std::string path = testing::TempDir() + "kvscope_" + name;
   std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   return path;
+}
+
+std::string RealModelPath() {
+  const char* given = std::getenv("KVSCOPE_MODEL");
+  const char* cache = std::getenv("KVSCOPE_CACHE");
+  const std::string path = given   ? given
+                           : cache ? std::string(cache) + "/SmolLM2-135M-Instruct.Q4_1.gguf"
+                                   : KVSCOPE_SOURCE_DIR "/traces/cache/SmolLM2-135M-Instruct.Q4_1.gguf";
+  return std::filesystem::exists(path) ? path : "";
 }
 
 }  // namespace kvscope

@@ -68,4 +68,8 @@ inline constexpr int kTinyEndOfText = 0, kTinyImStart = 1, kTinyImEnd = 2, kTiny
 // Writes `bytes` to a new file in the test's temporary folder and returns its path.
 std::string WriteTempFile(const std::string& name, std::string_view bytes);
 
+// The default model: environment variable KVSCOPE_MODEL, else where traces/fetch_model puts it. Empty when absent;
+// tests that need it then skip.
+std::string RealModelPath();
+
 }  // namespace kvscope
