@@ -11,8 +11,12 @@
 
 namespace kvscope::cpu {
 
-constexpr size_t Int8GroupBytes(int channels) { return channels + 2; }
-constexpr size_t AsymmetricGroupBytes(int channels, int bits) { return channels * bits / 8 + 4; }
+constexpr size_t Int8GroupBytes(int channels) {
+  return channels + 2;
+}
+constexpr size_t AsymmetricGroupBytes(int channels, int bits) {
+  return channels * bits / 8 + 4;
+}
 
 void QuantizeInt8(std::span<const float> values, std::byte* packed);
 void DequantizeInt8(const std::byte* packed, std::span<float> values);

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "core/error.h"
+#include "core/half.h"
+#include "kernels/attention_tile.h"
+#include "kernels/panel.h"
+#include "kernels/simd.h"
+
+namespace kvscope {
+namespace {
+
+constexpr int kQueryBlock = 64;  // queries of one block; times the group gives the rows that share a tile of keys
+
+template <typename Element>
+void PackPanels(const Element* k, int count, int head_dim, float* panels) {
+  for (int begin = 0; begin < count; begin += kPanelTokens, panels += int64_t{kPanelTokens} * head_dim) {
+    const int tokens = std::min(kPanelTokens, count - begin);
+    // One vector of dims of a token at a time, scattered to its column: 16 stores, all into the same 16 cache lines.
+    for (int dim = 0; dim < head_dim; dim += simd::kLanes) {
+      for (int token = 0; token < tokens; ++token) {
+        float lanes[simd::kLanes];
+        simd::Store(lanes, simd::Load(k + static_cast<int64_t>(begin + token) * head_dim + dim));
+        for (int lane = 0; lane < simd::kLanes; ++lane) panels[(dim + lane) * kPanelTokens + token] = lanes[lane];
+      }
+      for (int token = tokens; token < kPanelTokens; ++token) {
+        for (int lane = 0; lane < simd::kLanes; ++lane) panels[(dim + lane) * kPanelTokens + token] = 0;
+      }
+    }
+  }
+}
+
+// Turns scores into exp(score - max) in place for the first `count`, zero up to `padded`; updates the row's running
+// maximum and sum; returns the factor for what was accumulated before.
+float SoftmaxTile(float* scores, int count, int padded, float& max, float& sum) {
+  simd::Floats largest = simd::Broadcast(-INFINITY);
+  for (int i = 0; i < padded; i += simd::kLanes) {
+    largest = simd::Max(largest, simd::KeepFirst(simd::Load(scores + i), count - i, -INFINITY));
+  }
+  const float new_max = std::max(max, simd::LargestLane(largest));
+  const float factor = max == new_max ? 1.0f : std::exp(max - new_max);
+  const simd::Floats shift = simd::Broadcast(new_max);
+  simd::Floats total = simd::Zero();
+  for (int i = 0; i < padded; i += simd::kLanes) {
+    const simd::Floats weight = simd::KeepFirst(simd::Exp(simd::Sub(simd::Load(scores + i), shift)), count - i, 0.0f);
+    simd::Store(scores + i, weight);
+    total = simd::Add(total, weight);
+  }
+  max = new_max;
+  sum = sum * factor + simd::Sum(total);
+  return factor;
+}
+
+// Scratch of one thread; grows to the largest problem it met.
+struct Scratch {
+  std::vector<float> q, panels, values, scores, out, max, sum;
+};
+Scratch& ThreadScratch() {
+  thread_local Scratch scratch;
+  return scratch;
+}
+
+const void* RowOf(const void* data, DType dtype, int64_t row, int head_dim) {
+  return static_cast<const std::byte*>(data) + row * head_dim * ElementBytes(dtype);
+}
+
+void AttendBlock(const CausalAttention& p, int query_begin, int query_end) {
+  Scratch& s = ThreadScratch();
+  const int queries = query_end - query_begin, rows = p.group * queries;
+  s.q.resize(int64_t{rows} * p.head_dim_k);
+  s.panels.resize(PanelFloats(kTileTokens, p.head_dim_k));
+  s.values.resize(int64_t{kTileTokens} * p.head_dim_v);
+  s.scores.resize(int64_t{rows} * kTileTokens);
+  s.out.assign(int64_t{rows} * p.head_dim_v, 0.0f);
+  s.max.assign(rows, -INFINITY);
+  s.sum.assign(rows, 0.0f);
+  for (int row = 0; row < rows; ++row) {
+    const float* q = p.q + row / queries * p.q_head_stride + (query_begin + row % queries) * p.q_row_stride;
+    std::copy_n(q, p.head_dim_k, &s.q[int64_t{row} * p.head_dim_k]);
+  }
+  const int num_tokens = p.first_query + query_end;
+  for (int tile = 0; tile < num_tokens; tile += kTileTokens) {
+    const int count = std::min(kTileTokens, num_tokens - tile);
+    PackKeyPanels(RowOf(p.k, p.dtype, tile, p.head_dim_k), p.dtype, count, p.head_dim_k, s.panels.data());
+    ScoreTile(s.q.data(), p.head_dim_k, rows, s.panels.data(), count, p.head_dim_k, p.scale, s.scores.data(),
+              kTileTokens);
+    const void* v = RowOf(p.v, p.dtype, tile, p.head_dim_v);
+    if (p.dtype == DType::kF16) {
+      FloatsFromHalves({static_cast<const Half*>(v), static_cast<size_t>(count) * p.head_dim_v},
+                       {s.values.data(), static_cast<size_t>(count) * p.head_dim_v});
+      v = s.values.data();
+    }
+    const int padded = (count + kPanelTokens - 1) / kPanelTokens * kPanelTokens;
+    for (int row = 0; row < rows; ++row) {
+      const int visible = p.first_query + query_begin + row % queries + 1 - tile;
+      float* scores = &s.scores[int64_t{row} * kTileTokens];
+      if (visible <= 0) {
+        std::fill_n(scores, padded, 0.0f);
+        continue;
+      }
+      const float factor = SoftmaxTile(scores, std::min(visible, count), padded, s.max[row], s.sum[row]);
+      if (factor == 1.0f) continue;
+      float* out = &s.out[int64_t{row} * p.head_dim_v];
+      for (int dim = 0; dim < p.head_dim_v; ++dim) out[dim] *= factor;
+    }
+    AccumulateValues(s.scores.data(), kTileTokens, rows, static_cast<const float*>(v), count, p.head_dim_v,
+                     s.out.data(), p.head_dim_v);
+  }
+  for (int row = 0; row < rows; ++row) {
+    const int head = row / queries, query = query_begin + row % queries;
+    float* out = p.out + head * p.out_head_stride + query * p.out_row_stride;
+    for (int dim = 0; dim < p.head_dim_v; ++dim) out[dim] = s.out[int64_t{row} * p.head_dim_v + dim] / s.sum[row];
+    if (p.lse) p.lse[head * p.lse_head_stride + query] = s.max[row] + std::log(s.sum[row]);
+  }
+}
+
+}  // namespace
+
+void PackKeyPanels(const void* k, DType dtype, int count, int head_dim, float* panels) {
+  KVSCOPE_CHECK_EQ(head_dim % simd::kLanes, 0);
+  if (dtype == DType::kF32) {
+    PackPanels(static_cast<const float*>(k), count, head_dim, panels);
+  } else {
+    PackPanels(static_cast<const Half*>(k), count, head_dim, panels);
+  }
+}
+
+void ScoreTile(const float* q, int64_t q_stride, int rows, const float* panels, int count, int head_dim, float scale,
+               float* scores, int64_t stride) {
+  for (int begin = 0; begin < count; begin += kPanelTokens, panels += int64_t{kPanelTokens} * head_dim) {
+    panel::MultiplyRows(q, q_stride, rows, panels, kPanelTokens, head_dim, /*accumulate=*/false, scores + begin,
+                        stride);
+  }
+  const simd::Floats factor = simd::Broadcast(scale);
+  for (int row = 0; row < rows; ++row) {
+    for (int token = 0; token < count; token += simd::kLanes) {
+      float* score = scores + row * stride + token;
+      simd::Store(score, simd::Mul(simd::Load(score), factor));
+    }
+  }
+}
+
+void AccumulateValues(const float* weights, int64_t weight_stride, int rows, const float* v, int count, int head_dim,
+                      float* out, int64_t out_stride) {
+  int dim = 0;
+  for (; dim + panel::kColumns <= head_dim; dim += panel::kColumns) {
+    panel::MultiplyRows(weights, weight_stride, rows, v + dim, head_dim, count, /*accumulate=*/true, out + dim,
+                        out_stride);
+  }
+  if (dim == head_dim) return;
+  for (int row = 0; row < rows; ++row) {
+    simd::Floats sum = simd::Load(out + row * out_stride + dim);
+    for (int token = 0; token < count; ++token) {
+      sum = simd::Fma(simd::Broadcast(weights[row * weight_stride + token]),
+                      simd::Load(v + int64_t{token} * head_dim + dim), sum);
+    }
+    simd::Store(out + row * out_stride + dim, sum);
+  }
+}
+
+float ExpShifted(std::span<float> values, float shift) {
+  const int count = static_cast<int>(values.size());
+  const simd::Floats shifts = simd::Broadcast(shift);
+  simd::Floats total = simd::Zero();
+  int i = 0;
+  for (; i + simd::kLanes <= count; i += simd::kLanes) {
+    const simd::Floats weight = simd::Exp(simd::Sub(simd::Load(&values[i]), shifts));
+    simd::Store(&values[i], weight);
+    total = simd::Add(total, weight);
+  }
+  if (i < count) {
+    float lanes[simd::kLanes] = {};
+    std::copy(values.begin() + i, values.end(), lanes);
+    const simd::Floats weight = simd::KeepFirst(simd::Exp(simd::Sub(simd::Load(lanes), shifts)), count - i, 0.0f);
+    simd::Store(lanes, weight);
+    std::copy_n(lanes, count - i, values.begin() + i);
+    total = simd::Add(total, weight);
+  }
+  return simd::Sum(total);
+}
+
+namespace cpu_fast {
+
+void Attend(const CausalAttention& problem) {
+  KVSCOPE_CHECK_EQ(problem.head_dim_v % simd::kLanes, 0);
+  for (int begin = 0; begin < problem.num_queries; begin += kQueryBlock) {
+    AttendBlock(problem, begin, std::min(begin + kQueryBlock, problem.num_queries));
+  }
+}
+
+}  // namespace cpu_fast
+}  // namespace kvscope

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sixteen floats at once: AVX-512, AVX2 + FMA, or plain C++ (slow but the same operations). Internal to kernels/*.cpp.
+// Every multiply-add is explicit, so that the compiler's choices never change a result.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/half.h"
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace kvscope::simd {
+
+inline constexpr int kLanes = 16;
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+struct Floats {
+  __m512 v;
+};
+inline Floats Zero() {
+  return {_mm512_setzero_ps()};
+}
+inline Floats Broadcast(float x) {
+  return {_mm512_set1_ps(x)};
+}
+inline Floats Load(const float* p) {
+  return {_mm512_loadu_ps(p)};
+}
+inline Floats Load(const Half* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline void Store(float* p, Floats a) {
+  _mm512_storeu_ps(p, a.v);
+}
+inline Floats Add(Floats a, Floats b) {
+  return {_mm512_add_ps(a.v, b.v)};
+}
+inline Floats Sub(Floats a, Floats b) {
+  return {_mm512_sub_ps(a.v, b.v)};
+}
+inline Floats Mul(Floats a, Floats b) {
+  return {_mm512_mul_ps(a.v, b.v)};
+}
+inline Floats Max(Floats a, Floats b) {
+  return {_mm512_max_ps(a.v, b.v)};
+}
+inline Floats Fma(Floats a, Floats b, Floats c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+inline Floats Exp(Floats x) {
+  const __mmask16 is_tiny = _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.0f), _CMP_LT_OQ);
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x.v, _mm512_set1_ps(1.44269504f)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145752f), x.v);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-6f), r);
+  __m512 p = _mm512_set1_ps(1.0f / 720);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return {_mm512_mask_mov_ps(_mm512_scalef_ps(p, n), is_tiny, _mm512_setzero_ps())};
+}
+// Lanes below `count` keep their value, the others become `fill`.
+inline Floats KeepFirst(Floats a, int count, float fill) {
+  const __mmask16 keep = count >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count < 0 ? 0 : count)) - 1);
+  return {_mm512_mask_mov_ps(_mm512_set1_ps(fill), keep, a.v)};
+}
+// Bytes (0..255 or signed) to floats.
+inline Floats FromUnsignedBytes(__m128i bytes) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
+}
+inline Floats FromSignedBytes(__m128i bytes) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+}
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+struct Floats {
+  __m256 a, b;
+};
+inline Floats Zero() {
+  return {_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
+inline Floats Broadcast(float x) {
+  return {_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+inline Floats Load(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+inline Floats Load(const Half* p) {
+  const auto* q = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
+}
+inline void Store(float* p, Floats x) {
+  _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b);
+}
+inline Floats Add(Floats x, Floats y) {
+  return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+inline Floats Sub(Floats x, Floats y) {
+  return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+inline Floats Mul(Floats x, Floats y) {
+  return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+inline Floats Max(Floats x, Floats y) {
+  return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
+inline Floats Fma(Floats x, Floats y, Floats z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+inline __m256 Exp8(__m256 x) {
+  const __m256 is_tiny = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_LT_OQ);
+  x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
+  const __m256 n =
+      _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693145752f), x);
+  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(1.42860677e-6f), r);
+  __m256 p = _mm256_set1_ps(1.0f / 720);
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 120));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 24));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 6));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+  const __m256i scale = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_andnot_ps(is_tiny, _mm256_mul_ps(p, _mm256_castsi256_ps(scale)));
+}
+inline Floats Exp(Floats x) {
+  return {Exp8(x.a), Exp8(x.b)};
+}
+inline Floats KeepFirst(Floats x, int count, float fill) {
+  alignas(32) float lanes[16];
+  Store(lanes, x);
+  for (int lane = count < 0 ? 0 : count; lane < 16; ++lane) lanes[lane] = fill;
+  return Load(lanes);
+}
+inline Floats FromUnsignedBytes(__m128i bytes) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+inline Floats FromSignedBytes(__m128i bytes) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+#else
+#define KVSCOPE_SIMD_PLAIN 1
+struct Floats {
+  float v[16];
+};
+template <typename Function>
+inline Floats Each(Function function) {
+  Floats out;
+  for (int lane = 0; lane < 16; ++lane) out.v[lane] = function(lane);
+  return out;
+}
+inline Floats Zero() {
+  return Each([](int) { return 0.0f; });
+}
+inline Floats Broadcast(float x) {
+  return Each([=](int) { return x; });
+}
+inline Floats Load(const float* p) {
+  return Each([=](int i) { return p[i]; });
+}
+inline Floats Load(const Half* p) {
+  return Each([=](int i) { return FloatFromHalf(p[i]); });
+}
+inline void Store(float* p, const Floats& a) {
+  for (int lane = 0; lane < 16; ++lane) p[lane] = a.v[lane];
+}
+inline Floats Add(const Floats& a, const Floats& b) {
+  return Each([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Floats Sub(const Floats& a, const Floats& b) {
+  return Each([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline Floats Mul(const Floats& a, const Floats& b) {
+  return Each([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline Floats Max(const Floats& a, const Floats& b) {
+  return Each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Floats Fma(const Floats& a, const Floats& b, const Floats& c) {
+  return Each([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
+}
+inline Floats Exp(const Floats& x) {
+  return Each([&](int i) { return x.v[i] < -87.0f ? 0.0f : std::exp(x.v[i]); });
+}
+inline Floats KeepFirst(const Floats& x, int count, float fill) {
+  return Each([&](int i) { return i < count ? x.v[i] : fill; });
+}
+#endif
+
+// Sum and maximum of the lanes in a fixed order.
+inline float Sum(Floats x) {
+  float lanes[kLanes];
+  Store(lanes, x);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  }
+  return lanes[0];
+}
+inline float LargestLane(Floats x) {
+  float lanes[kLanes];
+  Store(lanes, x);
+  float largest = lanes[0];
+  for (int lane = 1; lane < kLanes; ++lane) largest = lanes[lane] > largest ? lanes[lane] : largest;
+  return largest;
+}
+
+}  // namespace kvscope::simd

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/column_stats.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+#include <random>
+
+#include "core/half.h"
+#include "kernels/attention_tile.h"
+
+namespace kvscope {
+namespace {
+
+struct Case {
+  int group, tokens, row_end;
+};
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.group << " heads, " << c.tokens << " tokens, row_end " << c.row_end;
+}
+
+class ColumnStats : public testing::TestWithParam<Case> {};
+
+TEST_P(ColumnStats, FastEqualsTheSpecification) {
+  const Case c = GetParam();
+  const int head_dim = 32;
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  std::vector<Half> q, k, v(static_cast<size_t>(c.tokens) * head_dim);
+  for (int i = 0; i < c.group * c.tokens * head_dim; ++i) q.push_back(HalfFromFloat(normal(random) * 1.5f));
+  for (int i = 0; i < c.tokens * head_dim; ++i)
+    k.push_back(HalfFromFloat(normal(random) * (i < head_dim ? 3.0f : 1.0f)));
+  std::vector<float> q_floats(q.size()), out(q.size()), lse(static_cast<size_t>(c.group) * c.tokens);
+  FloatsFromHalves(q, q_floats);
+  CausalAttention attention;
+  attention.q = q_floats.data(), attention.q_head_stride = static_cast<int64_t>(c.tokens) * head_dim,
+  attention.q_row_stride = head_dim;
+  attention.k = k.data(), attention.v = v.data(), attention.group = c.group, attention.num_queries = c.tokens;
+  attention.head_dim_k = attention.head_dim_v = head_dim, attention.scale = 0.17f;
+  attention.out = out.data(), attention.out_head_stride = attention.q_head_stride, attention.out_row_stride = head_dim;
+  attention.lse = lse.data(), attention.lse_head_stride = c.tokens;
+  cpu_fast::Attend(attention);
+
+  std::vector<int> q_token(c.tokens);
+  std::iota(q_token.begin(), q_token.end(), 0);
+  ColumnStatsProblem p{q.data(), k.data(), DType::kF16, lse.data(), q_token, c.group,
+                       c.tokens, c.tokens, head_dim,    c.row_end,  0.17f};
+  using Kind = StatisticSpec::Kind;
+  const std::vector<StatisticSpec> specs{
+      {Kind::kSum, 0, 0, 0},  {Kind::kSum, 1, 0, 0},    {Kind::kSum, 32, 0, 0},       {Kind::kSumSquares, 32, 0, 0},
+      {Kind::kMax, 0, 1, 0},  {Kind::kMax, 0, 64, 0},   {Kind::kGeometric, 0, 1, 64}, {Kind::kGeometric, 0, 0, 2},
+      {Kind::kSum, 0, 40, 0}, {Kind::kSum, 10000, 0, 0}};
+  std::vector<std::vector<float>> plain(specs.size()), fast(specs.size());
+  cpu::ColumnStats(p, specs, plain);
+  cpu_fast::ColumnStats(p, specs, fast);
+  for (size_t s = 0; s < specs.size(); ++s) {
+    ASSERT_EQ(plain[s].size(), fast[s].size());
+    for (size_t i = 0; i < plain[s].size(); ++i) {
+      ASSERT_NEAR(fast[s][i], plain[s][i], 1e-5 * std::fabs(plain[s][i]) + 1e-7) << ToString(specs[s]) << " at " << i;
+    }
+  }
+  // Every row sums to one, so the columns of all rows sum to the number of rows.
+  const double total = std::accumulate(fast[0].begin(), fast[0].end(), 0.0);
+  EXPECT_NEAR(total, static_cast<double>(c.group) * c.row_end, 1e-4 * total);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, ColumnStats,
+                         testing::Values(Case{3, 1, 1}, Case{3, 300, 300}, Case{1, 530, 517}, Case{8, 257, 256},
+                                         Case{2, 64, 10}));
+
+}  // namespace
+}  // namespace kvscope
