@@ -153,7 +153,8 @@ int RequireId(const GgufFile& gguf, const TextIds& id_from_text, std::string_vie
                      Printable(text), "'; tokens and merges disagree, convert the model again"));
 }
 
-MergeTable ReadMerges(const GgufFile& gguf, const TextIds& id_from_text) {
+// Every merge joins two tokens to a third that stands for the bytes of both, which is what makes Decode undo Encode.
+MergeTable ReadMerges(const GgufFile& gguf, const TextIds& id_from_text, const Tokenizer& tokenizer) {
   const auto merges = gguf.RequireStringArray("tokenizer.ggml.merges");
   MergeTable table(merges.size());
   for (size_t i = 0; i < merges.size(); ++i) {
@@ -165,8 +166,14 @@ MergeTable ReadMerges(const GgufFile& gguf, const TextIds& id_from_text) {
     }
     const std::string_view left = merges[i].substr(0, space), right = merges[i].substr(space + 1);
     const std::string joined = StrCat(left, right);
-    table.Add(RequireId(gguf, id_from_text, left, i), RequireId(gguf, id_from_text, right, i), static_cast<int>(i),
-              RequireId(gguf, id_from_text, joined, i));
+    const int left_id = RequireId(gguf, id_from_text, left, i), right_id = RequireId(gguf, id_from_text, right, i);
+    const int joined_id = RequireId(gguf, id_from_text, joined, i);
+    if (tokenizer.Piece(joined_id) != StrCat(tokenizer.Piece(left_id), tokenizer.Piece(right_id))) {
+      throw Error(StrCat(gguf.path(), ":tokenizer.ggml.merges[", i, "]: expected token ", joined_id,
+                         " to stand for the bytes of ", left_id, " and ", right_id, ", found '",
+                         Printable(tokenizer.Piece(joined_id)), "'; the file is damaged"));
+    }
+    table.Add(left_id, right_id, static_cast<int>(i), joined_id);
   }
   return table;
 }
@@ -225,7 +232,7 @@ Tokenizer Tokenizer::FromGguf(const GgufFile& gguf) {
   vocabulary.begins.push_back(vocabulary.bytes.size());
   std::stable_sort(vocabulary.specials.begin(), vocabulary.specials.end(),
                    [](const auto& a, const auto& b) { return a.text.size() > b.text.size(); });
-  vocabulary.merges = ReadMerges(gguf, id_from_text);
+  vocabulary.merges = ReadMerges(gguf, id_from_text, tokenizer);
 
   tokenizer.bos_id_ = OptionalId(gguf, "tokenizer.ggml.bos_token_id", texts.size());
   tokenizer.eos_id_ = OptionalId(gguf, "tokenizer.ggml.eos_token_id", texts.size());

@@ -222,6 +222,11 @@ TEST(Tokenizer, RefusesVocabulariesItCannotRead) {
   EXPECT_THAT(with_tokens({"a", "b", "a"}, {}, {1, 1, 1}, 2), HasSubstr("every text once"));
   EXPECT_THAT(with_tokens({"a", "b", "c"}, {"a b"}, {1, 1, 1}, 2), HasSubstr("merges[0]"));
   EXPECT_THAT(with_tokens({"a", "b", "ab"}, {"ab"}, {1, 1, 1}, 2), HasSubstr("with a space between"));
+  EXPECT_THAT(with_tokens({"\xC4\xA0", "a",
+                           "\xC4\xA0"
+                           "a"},
+                          {"\xC4\xA0 a"}, {1, 1, 3}, 2),
+              HasSubstr("to stand for the bytes"));
   EXPECT_THAT(with_tokens({}, {}, {}, 0), HasSubstr("1 to 2^28 tokens"));
 }
 

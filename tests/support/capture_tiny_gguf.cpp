@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/capture_tiny_gguf.h"
 
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -204,7 +202,7 @@ std::string TinyGgufBytes(const TinyGgufOptions& options) {
 }
 
 std::string WriteTempFile(const std::string& name, std::string_view bytes) {
-  const std::string path = testing::TempDir() + "kvscope_" + name;
+  const std::string path = (std::filesystem::temp_directory_path() / ("kvscope_" + name)).string();
   std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   return path;
 }
