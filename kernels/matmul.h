@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -68,6 +67,8 @@ void Matmul(const MatmulProblem& problem);  // double accumulation: the specific
 }
 namespace cpu_fast {
 void Matmul(const MatmulProblem& problem);
-}
+// Several products as one parallel loop: q, k and v of the same input, or gate and up.
+void Matmul(std::span<const MatmulProblem> problems);
+}  // namespace cpu_fast
 
 }  // namespace kvscope

@@ -105,15 +105,28 @@ void MultiplyPanel(const MatmulProblem& p, int panel_index, std::vector<float>& 
 }  // namespace
 
 void Matmul(const MatmulProblem& problem) {
+  Matmul({&problem, 1});
+}
+
+void Matmul(std::span<const MatmulProblem> problems) {
+  int num_panels = 0;
+  int64_t work = 1;
+  for (const MatmulProblem& p : problems) {
+    num_panels += p.weights->num_panels();
+    work = std::max<int64_t>(work, static_cast<int64_t>(p.weights->inputs()) * std::max(p.rows, 4));
+  }
   // A few panels a task: enough work to pay for the task even at one row.
-  const int64_t work_per_panel = static_cast<int64_t>(problem.weights->inputs()) * std::max(problem.rows, 4);
-  const int grain = static_cast<int>(std::max<int64_t>(1, 20000 / work_per_panel));
-  tbb::parallel_for(tbb::blocked_range<int>(0, problem.weights->num_panels(), grain),
-                    [&](const tbb::blocked_range<int>& range) {
-                      thread_local std::vector<float> scratch;
-                      for (int panel_index = range.begin(); panel_index < range.end(); ++panel_index)
-                        MultiplyPanel(problem, panel_index, scratch);
-                    });
+  const int grain = static_cast<int>(std::max<int64_t>(1, 20000 / work));
+  tbb::parallel_for(tbb::blocked_range<int>(0, num_panels, grain), [&](const tbb::blocked_range<int>& range) {
+    thread_local std::vector<float> scratch;
+    for (int index = range.begin(); index < range.end(); ++index) {
+      int panel_index = index;
+      size_t which = 0;
+      while (panel_index >= problems[which].weights->num_panels())
+        panel_index -= problems[which++].weights->num_panels();
+      MultiplyPanel(problems[which], panel_index, scratch);
+    }
+  });
 }
 
 }  // namespace cpu_fast

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "capture/decoder.h"
+
+#include <tbb/parallel_for.h>
+#include <tbb/parallel_for_each.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "core/error.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rope.h"
+#include "kernels/swiglu.h"
+
+namespace kvscope {
+
+struct Decoder::Chunk {
+  const DecoderInput* input = nullptr;
+  int first_row = 0, num_tokens = 0;
+  std::vector<RopeAngles> angles;  // [token]
+  LayerChunk layer_chunk;
+  std::vector<float> q;  // [heads, token, head_dim], rounded
+};
+
+namespace {
+
+constexpr int kRowGrain = 16;
+
+template <typename Function>
+void ForRows(int rows, const Function& function) {
+  tbb::parallel_for(tbb::blocked_range<int>(0, rows, kRowGrain),
+                    [&](const tbb::blocked_range<int>& range) { function(range.begin(), range.end()); });
+}
+
+void Norm(const float* x, int rows, const std::vector<float>& weight, float epsilon, float* out) {
+  const auto dim = static_cast<int64_t>(weight.size());
+  ForRows(rows, [&](int begin, int end) {
+    cpu::RmsNorm(ContiguousView(x + begin * dim, DType::kF32, {end - begin, dim}, 2),
+                 ContiguousView(weight.data(), DType::kF32, {dim}, 1), epsilon,
+                 ContiguousView(out + begin * dim, DType::kF32, {end - begin, dim}, 2));
+  });
+}
+
+// Stores one head vector in the cache's dtype; returns false when a value left its range.
+bool PutRounded(std::span<const float> values, Buffer& to, size_t at) {
+  if (to.dtype() == DType::kF32) {
+    std::copy(values.begin(), values.end(), to.floats().begin() + static_cast<int64_t>(at));
+    return true;
+  }
+  const std::span<Half> halves = to.halves().subspan(at, values.size());
+  HalvesFromFloats(values, halves);
+  return std::ranges::all_of(halves, [](Half half) { return (half.bits & 0x7c00) != 0x7c00; });
+}
+
+}  // namespace
+
+// Splits q, k and v of a chunk into heads, rotates q and k, rounds everything to the cache's dtype.
+void Decoder::MakeHeads(int layer, Chunk& chunk) {
+  const ModelConfig& c = model_.config;
+  const int tokens = chunk.num_tokens, dim = c.head_dim;
+  const DType dtype = chunk.input->cache->dtype();
+  LayerChunk& out = chunk.layer_chunk;
+  const size_t q_size = static_cast<size_t>(c.num_heads) * tokens * dim,
+               kv_size = static_cast<size_t>(c.num_kv_heads) * tokens * dim;
+  out.num_tokens = tokens;
+  out.q = Buffer(dtype, q_size);
+  out.k = Buffer(dtype, kv_size);
+  out.v = Buffer(dtype, kv_size);
+  out.lse.resize(static_cast<size_t>(c.num_heads) * tokens);
+  chunk.q.resize(q_size);
+  std::atomic<int> bad_token{-1};
+  ForRows(tokens, [&](int begin, int end) {
+    for (int token = begin; token < end; ++token) {
+      const int64_t row = chunk.first_row + token;
+      bool is_finite = true;
+      for (int head = 0; head < c.num_heads; ++head) {
+        const std::span<float> vector(&q_[(row * c.num_heads + head) * dim], dim);
+        const size_t at = (static_cast<size_t>(head) * tokens + token) * dim;
+        cpu::Rope(chunk.angles[token], vector);
+        is_finite &= PutRounded(vector, out.q, at);
+        if (dtype == DType::kF16) {
+          FloatsFromHalves(out.q.halves().subspan(at, dim), {&chunk.q[at], static_cast<size_t>(dim)});
+        } else {
+          std::copy(vector.begin(), vector.end(), chunk.q.begin() + static_cast<int64_t>(at));
+        }
+      }
+      for (int head = 0; head < c.num_kv_heads; ++head) {
+        const std::span<float> k(&k_[(row * c.num_kv_heads + head) * dim], dim),
+            v(&v_[(row * c.num_kv_heads + head) * dim], dim);
+        const size_t at = (static_cast<size_t>(head) * tokens + token) * dim;
+        cpu::Rope(chunk.angles[token], k);
+        is_finite &= PutRounded(k, out.k, at);
+        is_finite &= PutRounded(v, out.v, at);
+      }
+      if (!is_finite) bad_token = token;
+    }
+  });
+  if (bad_token >= 0) {
+    throw Error(StrCat("layer ", layer, ", token ", chunk.input->cache->num_tokens() + bad_token,
+                       ": q, k or v is outside f16's range; capture with --kv-dtype f32"));
+  }
+}
+
+void Decoder::RunLayer(int layer, std::vector<Chunk>& chunks) {
+  const ModelConfig& c = model_.config;
+  const LayerWeights& w = model_.layers[layer];
+  const int64_t q_width = static_cast<int64_t>(c.num_heads) * c.head_dim,
+                kv_width = static_cast<int64_t>(c.num_kv_heads) * c.head_dim;
+
+  Norm(x_.data(), rows_, w.attn_norm, c.rms_epsilon, normed_.data());
+  cpu_fast::Matmul(std::initializer_list<MatmulProblem>{{normed_.data(), c.hidden, rows_, &w.q, q_.data(), q_width},
+                                                        {normed_.data(), c.hidden, rows_, &w.k, k_.data(), kv_width},
+                                                        {normed_.data(), c.hidden, rows_, &w.v, v_.data(), kv_width}});
+  const auto attend = [&](Chunk& chunk) {
+    MakeHeads(layer, chunk);
+    chunk.input->cache->Append(layer, chunk.layer_chunk);
+    chunk.input->cache->Attend({layer, chunk.num_tokens, chunk.q.data(), &attended_[chunk.first_row * q_width], q_width,
+                                chunk.layer_chunk.lse.data()});
+    if (chunk.input->observer) chunk.input->observer(layer, chunk.layer_chunk, chunk.q.data());
+  };
+  if (chunks.size() == 1) {
+    attend(chunks[0]);
+  } else {
+    tbb::parallel_for_each(chunks.begin(), chunks.end(), attend);
+  }
+  cpu_fast::Matmul({attended_.data(), q_width, rows_, &w.attn_out, normed_.data(), c.hidden});
+  for (int64_t i = 0; i < static_cast<int64_t>(rows_) * c.hidden; ++i) x_[i] += normed_[i];
+
+  Norm(x_.data(), rows_, w.ffn_norm, c.rms_epsilon, normed_.data());
+  cpu_fast::Matmul(std::initializer_list<MatmulProblem>{{normed_.data(), c.hidden, rows_, &w.gate, gate_.data(), c.ffn},
+                                                        {normed_.data(), c.hidden, rows_, &w.up, up_.data(), c.ffn}});
+  ForRows(rows_, [&](int begin, int end) {
+    const size_t at = static_cast<size_t>(begin) * c.ffn, size = static_cast<size_t>(end - begin) * c.ffn;
+    cpu_fast::SwiGlu({&gate_[at], size}, {&up_[at], size}, {&gate_[at], size});
+  });
+  cpu_fast::Matmul({gate_.data(), c.ffn, rows_, &w.down, normed_.data(), c.hidden});
+  for (int64_t i = 0; i < static_cast<int64_t>(rows_) * c.hidden; ++i) x_[i] += normed_[i];
+}
+
+std::span<const float> Decoder::Run(std::span<const DecoderInput> inputs) {
+  const ModelConfig& c = model_.config;
+  std::vector<Chunk> chunks(inputs.size());
+  rows_ = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    chunks[i].input = &inputs[i];
+    chunks[i].first_row = rows_;
+    chunks[i].num_tokens = static_cast<int>(inputs[i].ids.size());
+    rows_ += chunks[i].num_tokens;
+    const int position = inputs[i].cache->num_tokens();
+    for (int token = 0; token < chunks[i].num_tokens; ++token)
+      chunks[i].angles.push_back(RopeAnglesAt(position + token, c.rope_inv_freq, 1.0));
+  }
+  const size_t rows = rows_;
+  x_.resize(rows * c.hidden);
+  normed_.resize(rows * c.hidden);
+  q_.resize(rows * c.num_heads * c.head_dim);
+  attended_.resize(q_.size());
+  k_.resize(rows * c.num_kv_heads * c.head_dim);
+  v_.resize(k_.size());
+  gate_.resize(rows * c.ffn);
+  up_.resize(gate_.size());
+  for (const Chunk& chunk : chunks) {
+    for (int token = 0; token < chunk.num_tokens; ++token) {
+      const int id = chunk.input->ids[token];
+      KVSCOPE_CHECK(id >= 0 && id < c.vocab);
+      float* row = &x_[(chunk.first_row + token) * static_cast<size_t>(c.hidden)];
+      for (int i = 0; i < c.hidden; ++i) row[i] = model_.embedding.At(id, i);
+    }
+  }
+  for (int layer = 0; layer < c.num_layers; ++layer) RunLayer(layer, chunks);
+  Norm(x_.data(), rows_, model_.output_norm, c.rms_epsilon, normed_.data());
+  return {normed_.data(), rows * c.hidden};
+}
+
+void Decoder::Logits(std::span<const float> hidden, int rows, std::span<float> logits) const {
+  const ModelConfig& c = model_.config;
+  KVSCOPE_CHECK_EQ(logits.size(), static_cast<size_t>(rows) * c.vocab);
+  cpu_fast::Matmul({hidden.data(), c.hidden, rows, &model_.head(), logits.data(), c.vocab});
+}
+
+double LogSumExp(std::span<const float> logits) {
+  const double max = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - max);
+  return max + std::log(sum);
+}
+
+int ArgMax(std::span<const float> values) {
+  return static_cast<int>(std::max_element(values.begin(), values.end()) - values.begin());
+}
+
+}  // namespace kvscope

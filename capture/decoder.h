@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// A decoder-only transformer on the CPU, a chunk of tokens at a time, for one sequence or many at once. The many share
+// every weight product; each has its own cache. A row's bits do not depend on what else is in the call
+// (kernels/matmul.h), so forks of one prompt that advance as a batch give exactly what each would give alone.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "capture/kv_cache.h"
+#include "capture/model.h"
+
+namespace kvscope {
+
+// Receives what attention saw of one sequence and layer, after its Attend. May take the chunk.
+using LayerObserver = std::function<void(int layer, LayerChunk& chunk, const float* q)>;
+
+struct DecoderInput {
+  KvCache* cache = nullptr;
+  std::span<const int> ids;  // the chunk; its first token has position cache->num_tokens()
+  LayerObserver observer;    // may be empty
+};
+
+class Decoder {
+ public:
+  explicit Decoder(const Model& model) : model_(model) {}
+
+  // Runs one chunk of each input. Returns the final hidden states, normed, one row of `hidden` floats per token, inputs
+  // in order; valid until the next call. Throws Error when q, k or v leave the range of an f16 cache.
+  std::span<const float> Run(std::span<const DecoderInput> inputs);
+
+  // logits [rows, vocab] of `rows` rows of hidden states.
+  void Logits(std::span<const float> hidden, int rows, std::span<float> logits) const;
+
+  const Model& model() const { return model_; }
+
+ private:
+  struct Chunk;  // one input's place in the batch
+  void RunLayer(int layer, std::vector<Chunk>& chunks);
+  void MakeHeads(int layer, Chunk& chunk);
+
+  const Model& model_;
+  int rows_ = 0;
+  std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_;  // [rows, width]
+};
+
+// log softmax of one row of logits, in double; returns the log-sum-exp.
+double LogSumExp(std::span<const float> logits);
+int ArgMax(std::span<const float> values);  // ties: the lower index
+
+}  // namespace kvscope

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "capture/full_cache.h"
+
+#include <tbb/parallel_for.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+#include "kernels/attention_tile.h"
+
+namespace kvscope {
+
+FullCache::FullCache(const ModelConfig& config, DType dtype)
+    : num_heads_(config.num_heads),
+      num_kv_heads_(config.num_kv_heads),
+      head_dim_(config.head_dim),
+      scale_(config.Scale()),
+      dtype_(dtype),
+      layers_(config.num_layers) {
+  for (Layer& layer : layers_) {
+    layer.k.assign(num_kv_heads_, Buffer(dtype, 0));
+    layer.v.assign(num_kv_heads_, Buffer(dtype, 0));
+  }
+}
+
+void FullCache::Append(int layer_index, const LayerChunk& chunk) {
+  Layer& layer = layers_[layer_index];
+  KVSCOPE_CHECK(chunk.k.dtype() == dtype_);
+  const size_t added = static_cast<size_t>(chunk.num_tokens) * head_dim_;
+  for (int kv_head = 0; kv_head < num_kv_heads_; ++kv_head) {
+    const auto append = [&](Buffer& to, const Buffer& from) {
+      const size_t old = to.size();
+      to.resize(old + added);
+      std::memcpy(to.At(old), from.At(kv_head * added), added * ElementBytes(dtype_));
+    };
+    append(layer.k[kv_head], chunk.k);
+    append(layer.v[kv_head], chunk.v);
+  }
+  layer.num_tokens += chunk.num_tokens;
+  if (layer_index + 1 == static_cast<int>(layers_.size())) num_tokens_ = layer.num_tokens;
+}
+
+void FullCache::Attend(const AttendProblem& problem) {
+  constexpr int kQueryBlock = 64;
+  const Layer& layer = layers_[problem.layer];
+  const int group = num_heads_ / num_kv_heads_;
+  const int blocks = (problem.num_queries + kQueryBlock - 1) / kQueryBlock;
+  const int first_query = layer.num_tokens - problem.num_queries;
+  // The last blocks see the most tokens: they go first, so that threads finish together.
+  tbb::parallel_for(
+      0, blocks * num_kv_heads_,
+      [&](int task) {
+        const int block = blocks - 1 - task / num_kv_heads_, kv_head = task % num_kv_heads_;
+        const int begin = block * kQueryBlock;
+        CausalAttention p;
+        p.group = group;
+        p.num_queries = std::min(kQueryBlock, problem.num_queries - begin);
+        p.first_query = first_query + begin;
+        p.head_dim_k = p.head_dim_v = head_dim_;
+        p.q_row_stride = head_dim_;
+        p.q_head_stride = static_cast<int64_t>(problem.num_queries) * head_dim_;
+        p.q = problem.q + kv_head * group * p.q_head_stride + begin * p.q_row_stride;
+        p.k = layer.k[kv_head].data();
+        p.v = layer.v[kv_head].data();
+        p.dtype = dtype_;
+        p.scale = scale_;
+        p.out_head_stride = head_dim_;
+        p.out_row_stride = problem.out_stride;
+        p.out = problem.out + kv_head * group * head_dim_ + begin * p.out_row_stride;
+        p.lse_head_stride = problem.num_queries;
+        p.lse = problem.lse + static_cast<int64_t>(kv_head) * group * problem.num_queries + begin;
+        cpu_fast::Attend(p);
+      },
+      tbb::simple_partitioner{});
+}
+
+int64_t FullCache::Bytes() const {
+  int64_t bytes = 0;
+  for (const Layer& layer : layers_) {
+    for (int kv_head = 0; kv_head < num_kv_heads_; ++kv_head)
+      bytes += layer.k[kv_head].size_bytes() + layer.v[kv_head].size_bytes();
+  }
+  return bytes;
+}
+
+void FullCache::WeightRows(int layer_index, const float* q, const float* lse, std::span<Half> weights) const {
+  const Layer& layer = layers_[layer_index];
+  const int tokens = layer.num_tokens, group = num_heads_ / num_kv_heads_;
+  KVSCOPE_CHECK_EQ(weights.size(), static_cast<size_t>(num_heads_) * tokens);
+  tbb::parallel_for(0, num_kv_heads_, [&](int kv_head) {
+    std::vector<float> panels(PanelFloats(kTileTokens, head_dim_)), scores(static_cast<size_t>(group) * kTileTokens);
+    for (int tile = 0; tile < tokens; tile += kTileTokens) {
+      const int count = std::min(kTileTokens, tokens - tile);
+      PackKeyPanels(layer.k[kv_head].At(static_cast<size_t>(tile) * head_dim_), dtype_, count, head_dim_,
+                    panels.data());
+      ScoreTile(q + static_cast<int64_t>(kv_head) * group * head_dim_, head_dim_, group, panels.data(), count,
+                head_dim_, scale_, scores.data(), kTileTokens);
+      for (int row = 0; row < group; ++row) {
+        const int head = kv_head * group + row;
+        const std::span<float> tile_weights(&scores[static_cast<size_t>(row) * kTileTokens], count);
+        ExpShifted(tile_weights, lse[head]);
+        HalvesFromFloats(tile_weights, weights.subspan(static_cast<size_t>(head) * tokens + tile, count));
+      }
+    }
+  });
+}
+
+}  // namespace kvscope

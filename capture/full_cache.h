@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every key and value, in f16 or f32.
+#pragma once
+
+#include <vector>
+
+#include "capture/kv_cache.h"
+#include "capture/model.h"
+
+namespace kvscope {
+
+class FullCache final : public KvCache {
+ public:
+  FullCache(const ModelConfig& config, DType dtype);
+
+  int num_tokens() const override { return num_tokens_; }
+  DType dtype() const override { return dtype_; }
+  void Append(int layer, const LayerChunk& chunk) override;
+  void Attend(const AttendProblem& problem) override;
+  int64_t Bytes() const override;
+  std::unique_ptr<KvCache> Fork() const override { return std::make_unique<FullCache>(*this); }
+
+  // weights[head, token] = exp(q·k * scale - lse) of one query over tokens 0 .. num_tokens-1, as f16: what a trace
+  // records. q [heads, head_dim]; lse [heads]; weights [heads, num_tokens].
+  void WeightRows(int layer, const float* q, const float* lse, std::span<Half> weights) const;
+
+ private:
+  struct Layer {
+    int num_tokens = 0;
+    std::vector<Buffer> k, v;  // [kv_head]: [token, head_dim]
+  };
+  int num_heads_, num_kv_heads_, head_dim_;
+  float scale_;
+  DType dtype_;
+  int num_tokens_ = 0;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace kvscope
