@@ -137,7 +137,7 @@ std::string Text(const Extents& extents) {
 uint64_t NumElements(const Extents& extents, const std::string& place) {
   uint64_t product = 1;
   for (const uint64_t extent : extents) {
-    if (__builtin_mul_overflow(product, extent, &product) || product >> 63) {
+    if (__builtin_mul_overflow(product, extent, &product) || product >> 59) {
       throw Error(StrCat(place, ": extents ", Text(extents), " overflow; the file is damaged"));
     }
   }
@@ -212,6 +212,13 @@ void Dataset::Write(const Extents& start, const Extents& count, const void* data
   Check(H5Dwrite(id_.get(), Handle(type_), memory_space.get(), file_space.get(), H5P_DEFAULT, data), place_, "writing");
 }
 
+void Dataset::WriteChunk(const Extents& start, const void* data) {
+  const auto lock = LockAll();
+  const std::vector<hsize_t> begin(start.begin(), start.end());
+  const size_t bytes = NumElements(chunk_, place_) * ElementBytes(type_);
+  Check(H5Dwrite_chunk(id_.get(), H5P_DEFAULT, 0, begin.data(), bytes, data), place_, "writing");
+}
+
 void Dataset::Read(const Extents& start, const Extents& count, void* data) const {
   if (IsEmpty(count)) return;
   const auto lock = LockAll();
@@ -225,13 +232,16 @@ void Dataset::Refresh() {
   LoadExtents();
 }
 
-uint64_t Dataset::CountChunks() const {
-  if (chunk_.empty()) return 0;
+void Dataset::CheckStored(uint64_t sparse) const {
   const auto lock = LockAll();
-  const Id space(Check(H5Dget_space(id_.get()), place_, "reading its extents"));
-  hsize_t num_chunks = 0;
-  Check(H5Dget_num_chunks(id_.get(), space.get(), &num_chunks), place_, "reading its chunk index");
-  return num_chunks;
+  constexpr uint64_t kDeflateMost = 1032;                  // deflate cannot shrink by more
+  const uint64_t stored = H5Dget_storage_size(id_.get());  // walks the whole chunk index
+  const uint64_t promised = NumElements(extents_, place_) * ElementBytes(type_);
+  H5Eclear2(H5E_DEFAULT);
+  if (promised / (is_filtered_ ? kDeflateMost : sparse) > stored) {
+    throw Error(StrCat(place_, ": extents ", Text(extents_), " promise ", promised, " bytes, the file holds ", stored,
+                       "; the file is damaged"));
+  }
 }
 
 // --- files
@@ -370,7 +380,7 @@ Id File::OpenObject(const std::string& object) const {
 namespace {
 
 // Chunk extents, empty when contiguous. Refuses data outside the file and filters that are not part of HDF5.
-Extents CheckStorage(const Id& dataset, size_t rank, const std::string& place) {
+Extents CheckStorage(const Id& dataset, size_t rank, const std::string& place, bool* is_filtered) {
   const Id create(Check(H5Dget_create_plist(dataset.get()), place, "reading its storage"));
   const H5D_layout_t layout = H5Pget_layout(create.get());
   if (layout != H5D_CHUNKED && layout != H5D_CONTIGUOUS && layout != H5D_COMPACT) {
@@ -380,6 +390,7 @@ Extents CheckStorage(const Id& dataset, size_t rank, const std::string& place) {
     throw Error(StrCat(place, ": expected data in this file, found external storage; copy the data into one file"));
   }
   const int num_filters = H5Pget_nfilters(create.get());
+  *is_filtered = num_filters > 0;
   for (int i = 0; i < num_filters; ++i) {
     unsigned flags = 0, config = 0;
     size_t num_values = 0;
@@ -422,7 +433,7 @@ Dataset File::OpenDataset(const std::string& object) const {
     throw Error(StrCat(dataset.place_, ": element type is none of u8, i32, i64, u64, f16, f32, f64 in little endian"));
   }
   dataset.LoadExtents();
-  dataset.chunk_ = CheckStorage(dataset.id_, dataset.extents_.size(), dataset.place_);
+  dataset.chunk_ = CheckStorage(dataset.id_, dataset.extents_.size(), dataset.place_, &dataset.is_filtered_);
   return dataset;
 }
 

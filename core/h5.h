@@ -25,7 +25,7 @@ std::string_view Name(Type type);
 using Extents = std::vector<uint64_t>;
 inline constexpr uint64_t kUnlimited = ~uint64_t{0};
 std::string Text(const Extents& extents);  // "[9, 512, 64]"
-// Throws Error(place) when the product does not fit into 63 bits.
+// Throws Error(place) when the product reaches 2^59.
 uint64_t NumElements(const Extents& extents, const std::string& place);
 
 // Owns one HDF5 identifier.
@@ -61,11 +61,14 @@ class Dataset {
   void SetExtents(const Extents& extents);
   // One block; [count] elements from [start]. Extends nothing.
   void Write(const Extents& start, const Extents& count, const void* data);
+  // One whole chunk, also where it reaches beyond the extents. start: its first element.
+  void WriteChunk(const Extents& start, const void* data);
   void Read(const Extents& start, const Extents& count, void* data) const;
   // Reloads the extents that another process may have changed.
   void Refresh();
-  // Walks the chunk index (for a probe of an unknown file); returns the number of chunks.
-  uint64_t CountChunks() const;
+  // Throws unless the file really holds about as much data as the extents promise, so that a small hostile file
+  // cannot make a reader take much memory. `sparse` allows for parts that were never written.
+  void CheckStored(uint64_t sparse = 1) const;
 
  private:
   friend class File;
@@ -74,6 +77,7 @@ class Dataset {
   std::string place_;
   Type type_ = Type::kU8;
   Extents extents_, chunk_;
+  bool is_filtered_ = false;
 };
 
 class File {

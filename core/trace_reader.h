@@ -45,11 +45,11 @@ void ProbeTraceInChild(const std::string& path, double timeout_secs = 20);
 void RecoverTrace(const std::string& path);
 
 struct VerifyResult {
-  double largest_row_difference = 0;    // recorded rows against exp(q·k*scale - lse); expected < 5e-4
-  double largest_rebuilt_sum_error = 0; // |sum - 1| of rebuilt rows; expected < 1e-4
+  double largest_row_difference = 0;      // recorded rows against exp(q·k*scale - lse); expected < 5e-4
+  double largest_rebuilt_sum_error = 0;   // |sum - 1| of rebuilt rows; expected < 1e-4
   double largest_recorded_sum_error = 0;  // expected < 5e-4 + 3e-8 * tokens
   int64_t rows_checked = 0;
-  std::string worst_place;              // "layer 3, head 1, token 2047"
+  std::string worst_place;  // "layer 3, head 1, token 2047"
   bool ok = false;
 };
 // max_rows_per_head bounds the prefill rows whose sums are rebuilt (spread evenly); recorded rows are all checked.

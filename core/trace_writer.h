@@ -45,7 +45,7 @@ class TraceWriter {
   void SetSegments(const std::vector<Segment>& segments, const std::vector<Span>& spans);
   void FlushIfDue();  // flushes when flush_interval_secs have passed since the last one
   void Flush();
-  void Finish();      // status complete, file closed cleanly; further calls are a bug
+  void Finish();  // status complete, file closed cleanly; further calls are a bug
 
   int64_t bytes_written() const;
 

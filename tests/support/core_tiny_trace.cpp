@@ -200,4 +200,37 @@ std::unique_ptr<MemoryTrace> MakeTinyTrace(const TinyShape& shape) {
   return trace;
 }
 
+void AppendTinyRun(TraceWriter& writer, const TinyRun& run, int chunk) {
+  const TraceInfo& info = run.info;
+  const bool has_vectors = info.level == TraceLevel::kQkvRows || info.level == TraceLevel::kQkv;
+  const bool has_rows = info.level == TraceLevel::kQkvRows || info.level == TraceLevel::kRows;
+  const int total = static_cast<int>(run.tokens.ids.size()), prompt = info.prompt_tokens;
+  for (int token = 0; token < total;) {
+    const int count = token < prompt ? std::min(chunk, prompt - token) : 1;
+    for (int layer = 0; layer < static_cast<int>(info.layers.size()); ++layer) {
+      if (has_vectors) writer.AppendChunk(layer, token, Slice(run.layers[layer], info.layers[layer], token, count));
+      if (has_rows && token >= prompt) writer.AppendRows(layer, token, run.rows[layer][token - prompt]);
+    }
+    TraceTokens part;
+    for (int i = token; i < token + count; ++i) {
+      part.ids.push_back(run.tokens.ids[i]);
+      part.positions.push_back(run.tokens.positions[i]);
+      part.pieces.push_back(run.tokens.pieces[i]);
+      part.logprobs.push_back(run.tokens.logprobs[i]);
+    }
+    writer.AppendTokens(part);
+    if (token >= prompt) writer.AppendStep(run.steps[token - prompt]);
+    writer.FlushIfDue();
+    token += count;
+  }
+  writer.SetAnswer(run.answer);
+}
+
+void WriteTinyTrace(const std::string& path, const TinyShape& shape, int chunk) {
+  const TinyRun run = MakeTinyRun(shape);
+  TraceWriter writer(path, run.info, {.flush_interval_secs = 1.0, .overwrite = true});
+  AppendTinyRun(writer, run, chunk);
+  writer.Finish();
+}
+
 }  // namespace kvscope

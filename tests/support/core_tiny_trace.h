@@ -35,6 +35,9 @@ struct TinyRun {
 
 TinyRun MakeTinyRun(const TinyShape& shape);
 std::unique_ptr<MemoryTrace> MakeTinyTrace(const TinyShape& shape);
+// The prompt in chunks of `chunk` tokens, then decoding token by token, as capture does.
+void AppendTinyRun(TraceWriter& writer, const TinyRun& run, int chunk = 16);
+void WriteTinyTrace(const std::string& path, const TinyShape& shape, int chunk = 16);
 
 // Tokens [begin, begin + count) of a chunk that starts at token 0.
 LayerChunk Slice(const LayerChunk& chunk, const LayerInfo& layer, int begin, int count);

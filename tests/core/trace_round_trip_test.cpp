@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "core/trace_reader.h"
+#include "core/trace_writer.h"
+#include "tests/support/core_tiny_trace.h"
+
+namespace kvscope {
+namespace {
+
+std::string TempPath(const std::string& name) {
+  const auto folder = std::filesystem::path(KVSCOPE_BINARY_DIR) / "trace_test";
+  std::filesystem::create_directories(folder);
+  return (folder / name).string();
+}
+
+bool SameBytes(const Buffer& a, const Buffer& b) {
+  return a.dtype() == b.dtype() && a.size_bytes() == b.size_bytes() &&
+         std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+void ExpectSameInfo(const TraceInfo& a, const TraceInfo& b) {
+  EXPECT_EQ(a.run_id, b.run_id);
+  EXPECT_EQ(a.created_utc, b.created_utc);
+  EXPECT_EQ(a.generator, b.generator);
+  EXPECT_EQ(a.level, b.level);
+  EXPECT_EQ(a.prompt_tokens, b.prompt_tokens);
+  const auto model = [](const ModelInfo& m) {
+    return std::make_tuple(m.name, m.architecture, m.num_layers, m.vocab, m.file_sha256, m.norm_epsilon, m.backend,
+                           m.device, m.engine_flags, m.kv_dtype, m.prefill_chunk, m.query_rows);
+  };
+  EXPECT_EQ(model(a.model), model(b.model));
+  const auto task = [](const TaskInfo& t) {
+    return std::make_tuple(t.name, t.parameters_json, t.seed, t.expected_answers, t.scorer, t.priming_text,
+                           t.scored_text);
+  };
+  EXPECT_EQ(task(a.task), task(b.task));
+  ASSERT_EQ(a.rope_sets.size(), b.rope_sets.size());
+  for (size_t i = 0; i < a.rope_sets.size(); ++i) {
+    EXPECT_EQ(a.rope_sets[i].name, b.rope_sets[i].name);
+    EXPECT_EQ(a.rope_sets[i].inv_freq, b.rope_sets[i].inv_freq);
+    EXPECT_EQ(a.rope_sets[i].attention_scaling, b.rope_sets[i].attention_scaling);
+  }
+  const auto layer = [](const LayerInfo& l) {
+    return std::make_tuple(l.layer, l.kind, l.window, l.num_heads, l.num_kv_heads, l.head_dim_k, l.head_dim_v, l.scale,
+                           l.softcap, l.sink, l.rope_set, l.heads, l.kv_heads);
+  };
+  ASSERT_EQ(a.layers.size(), b.layers.size());
+  for (size_t i = 0; i < a.layers.size(); ++i) EXPECT_EQ(layer(a.layers[i]), layer(b.layers[i]));
+  ASSERT_EQ(a.segments.size(), b.segments.size());
+  for (size_t i = 0; i < a.segments.size(); ++i) {
+    const Segment &x = a.segments[i], &y = b.segments[i];
+    EXPECT_EQ(std::tie(x.role, x.turn, x.token_begin, x.token_end, x.decide_at),
+              std::tie(y.role, y.turn, y.token_begin, y.token_end, y.decide_at));
+  }
+  ASSERT_EQ(a.spans.size(), b.spans.size());
+  for (size_t i = 0; i < a.spans.size(); ++i) {
+    const Span &x = a.spans[i], &y = b.spans[i];
+    EXPECT_EQ(std::tie(x.kind, x.token_begin, x.token_end, x.label),
+              std::tie(y.kind, y.token_begin, y.token_end, y.label));
+  }
+}
+
+void ExpectSameRun(const TinyRun& run, const TraceReader& trace) {
+  ExpectSameInfo(run.info, trace.info());
+  EXPECT_EQ(trace.tokens().ids, run.tokens.ids);
+  EXPECT_EQ(trace.tokens().positions, run.tokens.positions);
+  EXPECT_EQ(trace.tokens().pieces, run.tokens.pieces);
+  ASSERT_EQ(trace.tokens().logprobs.size(), run.tokens.logprobs.size());
+  for (size_t i = 0; i < run.tokens.logprobs.size(); ++i) {
+    const float expected = run.tokens.logprobs[i], found = trace.tokens().logprobs[i];
+    EXPECT_TRUE(expected == found || (std::isnan(expected) && std::isnan(found))) << i;
+  }
+  EXPECT_EQ(trace.answer().text, run.answer.text);
+  EXPECT_EQ(trace.answer().score, run.answer.score);
+  ASSERT_EQ(trace.steps().size(), run.steps.size());
+  for (size_t i = 0; i < run.steps.size(); ++i) {
+    const StepInfo &x = run.steps[i], &y = trace.steps()[i];
+    EXPECT_EQ(std::tie(x.time_ns, x.sampled_id, x.top_ids, x.top_logprobs, x.queue_depth, x.stall_ns),
+              std::tie(y.time_ns, y.sampled_id, y.top_ids, y.top_logprobs, y.queue_depth, y.stall_ns));
+  }
+  MemoryTrace memory(run.info);
+  const int num_layers = static_cast<int>(run.layers.size());
+  for (int layer = 0; layer < num_layers; ++layer) memory.AppendChunk(layer, 0, run.layers[layer]);
+  for (int layer = 0; layer < num_layers; ++layer) {
+    const LayerInfo& info = run.info.layers[layer];
+    if (run.info.level != TraceLevel::kRows) {
+      EXPECT_EQ(trace.q_token(layer), memory.q_token(layer));
+      for (size_t kv_head = 0; kv_head < info.kv_heads.size(); ++kv_head) {
+        const auto a = memory.ReadKvHead(layer, static_cast<int>(kv_head)),
+                   b = trace.ReadKvHead(layer, static_cast<int>(kv_head));
+        EXPECT_EQ(std::tie(a->num_tokens, a->num_rows, a->group), std::tie(b->num_tokens, b->num_rows, b->group));
+        EXPECT_TRUE(SameBytes(a->q, b->q) && SameBytes(a->k, b->k) && SameBytes(a->v, b->v));
+        EXPECT_EQ(a->lse, b->lse);
+      }
+    }
+    if (run.info.level == TraceLevel::kQkv) continue;
+    for (size_t head = 0; head < info.heads.size(); ++head) {
+      const RecordedRows rows = trace.ReadRows(layer, static_cast<int>(head));
+      ASSERT_EQ(rows.num_steps, static_cast<int>(run.steps.size()));
+      for (int step = 0; step < rows.num_steps; ++step) {
+        const int length = run.info.prompt_tokens + step + 1;
+        ASSERT_EQ(rows.row_token[step], length - 1);
+        for (int token = 0; token < rows.num_tokens; ++token) {
+          const Half expected = token < length ? run.rows[layer][step][head * length + token] : Half{};
+          ASSERT_EQ(rows.weights[size_t(step) * rows.num_tokens + token], expected) << step << " " << token;
+        }
+      }
+    }
+  }
+}
+
+TEST(TraceFile, GivesBackEverythingThatWasWritten) {
+  const TinyShape shapes[] = {
+      {},
+      {.layers = 3, .heads = 9, .kv_heads = 3, .head_dim = 64, .tokens = 300, .steps = 70},
+      {.heads = 8, .kv_heads = 1, .tokens = 100, .steps = 3, .dtype = DType::kF32, .window = 10, .softcap = 5},
+      {.layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 2, .tokens = 1, .steps = 0},
+      {.tokens = 90, .steps = 9, .level = TraceLevel::kQkv},
+      {.tokens = 20, .steps = 30, .level = TraceLevel::kRows},
+      {.tokens = 150, .steps = 5, .query_rows = "last:5+stride:16"},
+  };
+  for (const TinyShape& shape : shapes) {
+    const std::string path = TempPath("round_trip.kvtrace.h5");
+    for (const int chunk : {7, 64, 512}) {
+      WriteTinyTrace(path, shape, chunk);
+      const auto trace = TraceReader::Open(path);
+      EXPECT_EQ(trace->status(), TraceStatus::kComplete);
+      ExpectSameRun(MakeTinyRun(shape), *trace);
+      EXPECT_EQ(trace->file_bytes(), static_cast<int64_t>(std::filesystem::file_size(path)));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvscope
