@@ -37,8 +37,8 @@ struct PolicyNeeds {
   bool query_aware = false;           // reads rows, so under --decide-at prompt it knows the question
   bool fixed_rate = false;            // ignores the budget (full cache): one row per sweep
   Scope scope = Scope::kKvHead;
-  int every = 0;                      // default trigger: 0 once, N after every N-th query
-  double state_bytes_per_entry = 0;   // billed, per entry of a KV head
+  int every = 0;                     // default trigger: 0 once, N after every N-th query
+  double state_bytes_per_entry = 0;  // billed, per entry of a KV head
   // Systems of the catalogue that will need more: attn_in and W_O (CriticalKV, DuoAttention), probe passes (KVzip,
   // Finch, InfiniPot), token classes (FastGen), pre-RoPE query moments (ExpectedAttention, QFilter).
 };
@@ -76,7 +76,18 @@ using PerSlot = std::vector<std::vector<float>>;
 // Priorities at or above this are not up for competition (a scorer's own window, a guard). Among them newer tokens
 // come first, so that a budget below the window keeps its newest part.
 inline constexpr float kProtectedPriority = 1e30f;
-inline float ProtectedPriority(int token) { return kProtectedPriority * (1.0f + token * 0x1p-22f); }
+inline float ProtectedPriority(int token) {
+  return kProtectedPriority * (1.0f + token * 0x1p-22f);
+}
+
+// The entries of one KV head that compete for its budget.
+struct PriorityView {
+  int layer_index = 0, kv_head = 0;
+  int next_token = 0;                    // follows the newest token
+  int budget_entries = 0;                // what may stay
+  std::span<const int> token_from_slot;  // ascending
+  std::span<const float> relevance;      // [slots]
+};
 
 // ---- the small interface: a scorer -------------------------------------------------------------------------------
 
@@ -88,9 +99,8 @@ class Scorer {
   virtual void Seed(const LayerView& view, PerSlot& relevance) = 0;
   // After each later query: relevance is aligned with the slots, a new token's is 0 on entry.
   virtual void Update(const StepView& step, PerSlot& relevance) { (void)step, (void)relevance; }
-  // Relevance to priority, for one KV head; next_token follows the newest one. Default: priority = relevance.
-  virtual void Prioritize(std::span<const int> token_from_slot, int next_token, std::span<const float> relevance,
-                          std::span<float> priority) const;
+  // Relevance to priority [slots] of one KV head. Default: priority = relevance.
+  virtual void Prioritize(const PriorityView& view, std::span<float> priority) const;
   virtual std::unique_ptr<Scorer> Clone() const = 0;
 };
 
@@ -129,7 +139,8 @@ using LayerPlan = std::vector<HeadPlan>;  // [kv_head]
 struct ReadPlan {
   std::vector<std::vector<int>> slots;         // [kv_head], ascending
   std::vector<std::vector<float>> log_weight;  // [kv_head][entry of slots], added to scores (MagicPIG); empty: 0
-  // Unit query head (SparQ, MagicPIG), remainder alpha and mean V (SparQ), source layer (TidalDecode): with their users.
+  // Unit query head (SparQ, MagicPIG), remainder alpha and mean V (SparQ), source layer (TidalDecode): with their
+  // users.
 };
 
 // The query of a step and what the policy may look at to choose what to read: its own stored keys.
@@ -159,24 +170,40 @@ class Policy {
   virtual LayerPlan Select(int layer_index, const std::vector<int>& budget_entries) = 0;
   // Before a query reads: nullopt reads all. Quest, SparQ, MagicPIG, top_k_oracle.
   virtual bool ChoosesReads() const { return false; }
-  virtual std::optional<ReadPlan> BeforeStep(const QueryView& query) { (void)query; return std::nullopt; }
+  virtual std::optional<ReadPlan> BeforeStep(const QueryView& query) {
+    (void)query;
+    return std::nullopt;
+  }
   // After each query, when WatchesSteps(). A plan changes the cache; nullopt leaves it. budget_entries as in Select.
   virtual bool WatchesSteps() const = 0;
   virtual std::optional<LayerPlan> AfterStep(const StepView& step, const std::vector<int>& budget_entries) = 0;
   virtual std::unique_ptr<Policy> Snapshot() const = 0;  // forks and shared contexts
 };
 
-// Guards that the user asks for, applied over any policy; none by default.
+// Guards that the user asks for, applied over any policy; none by default. Above everything a scorer protects itself.
 struct Guards {
   int sinks = 0, recent = 0;
+  bool Holds(int token, int next_token) const { return token < sinks || token >= next_token - recent; }
 };
+inline float GuardPriority(int token) {
+  return 4 * ProtectedPriority(token);
+}
 
-// What a budget means once tokens arrive after the decision: they are added and billed, or the cache stays at B.
+// What a budget means once tokens arrive after the decision: they are added and billed, or the cache returns to B at
+// every trigger (so it holds up to every - 1 entries more in between).
 enum class Growth { kAppend, kFixed };
 
-// Declared for later issues. A Variant changes the model (positions, mask, head map, gate): SelfExtend, LongLoRA's mask,
-// GQA pooling, cross-layer sharing, Deja Vu. A Ledger is a cost model over the action log: paged allocator, chunked
-// prefill, offload tiers, shared contexts.
+// What a spec says beside the scorer's and the allocator's own parameters.
+struct PolicySettings {
+  Guards guards;
+  Growth growth = Growth::kAppend;
+  int every = 0;
+  int chunk_tokens = 1;
+};
+
+// Declared for later issues. A Variant changes the model (positions, mask, head map, gate): SelfExtend, LongLoRA's
+// mask, GQA pooling, cross-layer sharing, Deja Vu. A Ledger is a cost model over the action log: paged allocator,
+// chunked prefill, offload tiers, shared contexts.
 class Variant;
 class Ledger;
 

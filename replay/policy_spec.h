@@ -18,6 +18,7 @@ struct BudgetSpec {
   enum class Unit { kFraction, kTokens, kCompressionRatio };  // the last in kvpress's sense: the part removed
   Unit unit = Unit::kFraction;
   double value = 1.0;
+  void Check() const;  // throws Error when value is out of range
   // Entries per KV head. kFraction: floor(value * num_tokens * fp16 bytes / bytes per entry, state included);
   // kTokens: value; kCompressionRatio: int(num_tokens * (1 - value)). Always within [1, num_tokens].
   int Entries(int num_tokens, double fp16_bytes_per_entry, double bytes_per_entry) const;
@@ -29,8 +30,8 @@ class PolicySpec {
   // Throws Error: what is wrong, where, what was expected ("did you mean ...").
   static PolicySpec Parse(const std::string& text);
 
-  std::string text;        // as given, combinations not expanded: the row's `policy`
-  std::string scorer, allocator = "uniform", store = "fp16";
+  std::string text;  // as given, combinations not expanded: the row's `policy`
+  std::string scorer, allocator = "uniform", store = "fp16", reader = "all";
   int chunk_tokens = 1;    // granularity
   std::string parameters;  // canonical key=value list, defaults included
   std::string kind;        // class column

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,7 @@ namespace kvscope {
 class Params {
  public:
   struct Description {
-    std::string name, value, help;  // value: the one in force
+    std::string name, value, range, help;  // value: the one in force
   };
   Params() = default;  // all defaults
   Params(std::string where, std::map<std::string, std::string> values);
@@ -29,13 +30,16 @@ class Params {
   double Real(const std::string& name, double default_value, double min, double max, const std::string& help);
   std::string Choice(const std::string& name, const std::string& default_value, const std::vector<std::string>& choices,
                      const std::string& help);
-  void CheckAllUsed() const;  // throws for values that nobody asked for
+  const std::string& where() const { return where_; }  // starts every error message
+  void CheckAllUsed() const;                           // throws for values that nobody asked for
   const std::vector<Description>& descriptions() const { return descriptions_; }
 
  private:
   std::optional<std::string> Take(const std::string& name);
+  void Describe(Description description);
   std::string where_;
   std::map<std::string, std::string> values_;
+  std::set<std::string> taken_;
   std::vector<Description> descriptions_;
 };
 
@@ -51,7 +55,7 @@ struct ScorerInfo : PlugInInfo {
   Growth growth = Growth::kAppend;
   std::function<std::unique_ptr<Scorer>(Params&)> make;
   // For methods that do not fit the grid: makes the whole policy; `make` is then empty.
-  std::function<std::unique_ptr<Policy>(Params&)> make_policy;
+  std::function<std::unique_ptr<Policy>(Params&, const PolicySettings&)> make_policy;
 };
 struct AllocatorInfo : PlugInInfo {
   std::function<std::unique_ptr<Allocator>(Params&)> make;
@@ -82,7 +86,9 @@ struct CombinationRegistration {
   explicit CombinationRegistration(CombinationInfo info);
 };
 
-// The nearest known name, or empty when none is near: for "did you mean ...".
+// The nearest known name, or empty when none is near.
 std::string NearestName(const std::string& name, const std::vector<std::string>& known);
+// "unknown; did you mean snapkv?", the question only when something is near.
+std::string UnknownName(const std::string& name, const std::vector<std::string>& known);
 
 }  // namespace kvscope

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// A StoredHead whose entries are rows of fixed size: K and V of a token are each encoded alone, by a Codec:
+//   size_t RowBytes(int dim)
+//   void Encode(const float* rows, int count, int dim, std::byte* packed)
+//   void Decode(const std::byte* packed, int count, int dim, float* rows)
+// Memory follows the entries: it shrinks when they go, and grows by an eighth at a time.
+#pragma once
+
+#include <cstring>
+#include <vector>
+
+#include "core/error.h"
+#include "replay/store.h"
+
+namespace kvscope {
+
+class PackedRows {
+ public:
+  explicit PackedRows(size_t row_bytes) : row_bytes_(row_bytes) {}
+
+  int64_t bytes() const { return static_cast<int64_t>(data_.size()); }
+  const std::byte* Row(int slot) const { return data_.data() + slot * row_bytes_; }
+  // Makes room for `count` rows and returns the first.
+  std::byte* Append(int count) {
+    const size_t old_size = data_.size(), size = old_size + count * row_bytes_;
+    if (size > data_.capacity()) data_.reserve(old_size == 0 ? size : size + size / 8);
+    data_.resize(size);
+    return data_.data() + old_size;
+  }
+  void Keep(std::span<const int> slots) {
+    int target = 0;
+    for (int slot : slots) {
+      if (slot != target) std::memcpy(data_.data() + target * row_bytes_, Row(slot), row_bytes_);
+      ++target;
+    }
+    data_.resize(target * row_bytes_);
+    if (data_.capacity() > data_.size() + data_.size() / 4) data_.shrink_to_fit();
+  }
+
+ private:
+  size_t row_bytes_;
+  std::vector<std::byte> data_;
+};
+
+template <typename Codec>
+class RowHead final : public StoredHead {
+ public:
+  RowHead(int head_dim_k, int head_dim_v)
+      : dim_k_(head_dim_k), dim_v_(head_dim_v), keys_(Codec::RowBytes(dim_k_)), values_(Codec::RowBytes(dim_v_)) {}
+
+  int num_slots() const override { return num_slots_; }
+  void Append(std::span<const float> k, std::span<const float> v, int count) override {
+    KVSCOPE_CHECK_EQ(k.size(), static_cast<size_t>(count) * dim_k_);
+    KVSCOPE_CHECK_EQ(v.size(), static_cast<size_t>(count) * dim_v_);
+    Codec::Encode(k.data(), count, dim_k_, keys_.Append(count));
+    Codec::Encode(v.data(), count, dim_v_, values_.Append(count));
+    num_slots_ += count;
+  }
+  void Keep(std::span<const int> slots) override {
+    for (size_t kept = 0; kept < slots.size(); ++kept) {
+      KVSCOPE_CHECK(slots[kept] >= 0 && slots[kept] < num_slots_ && (kept == 0 || slots[kept - 1] < slots[kept]));
+    }
+    keys_.Keep(slots);
+    values_.Keep(slots);
+    num_slots_ = static_cast<int>(slots.size());
+  }
+  void ReadKeys(int slot_begin, int count, float* k) const override {
+    CheckRange(slot_begin, count);
+    Codec::Decode(keys_.Row(slot_begin), count, dim_k_, k);
+  }
+  void ReadValues(int slot_begin, int count, float* v) const override {
+    CheckRange(slot_begin, count);
+    Codec::Decode(values_.Row(slot_begin), count, dim_v_, v);
+  }
+  int64_t bytes() const override { return keys_.bytes() + values_.bytes(); }
+  std::unique_ptr<StoredHead> Clone() const override { return std::make_unique<RowHead>(*this); }
+
+ private:
+  void CheckRange(int slot_begin, int count) const {
+    KVSCOPE_CHECK(slot_begin >= 0 && count >= 0 && slot_begin <= num_slots_ - count);
+  }
+
+  int dim_k_, dim_v_, num_slots_ = 0;
+  PackedRows keys_, values_;
+};
+
+template <typename Codec>
+class RowStore final : public Store {
+ public:
+  double BytesPerEntry(int head_dim_k, int head_dim_v) const override {
+    return static_cast<double>(Codec::RowBytes(head_dim_k) + Codec::RowBytes(head_dim_v));
+  }
+  double bits() const override { return Codec::kBits; }
+  std::unique_ptr<StoredHead> Make(int head_dim_k, int head_dim_v) const override {
+    return std::make_unique<RowHead<Codec>>(head_dim_k, head_dim_v);
+  }
+};
+
+}  // namespace kvscope
