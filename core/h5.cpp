@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <mutex>
 
 #include "core/error.h"
 #include "core/h5_internal.h"
@@ -15,10 +16,11 @@
 namespace kvscope::h5 {
 namespace {
 
-std::recursive_mutex& Mutex() {
-  static std::recursive_mutex mutex;
+std::mutex& Mutex() {
+  static std::mutex mutex;
   return mutex;
 }
+thread_local int lock_depth = 0;
 
 // IEEE binary16, little endian: the layout that h5py knows as float16.
 hid_t HalfType() {
@@ -110,12 +112,17 @@ void Fail(const std::string& place, std::string_view what) {
   throw Error(StrCat(place, ": ", what, " failed (", why, full ? "); free space on that disk or choose another" : ")"));
 }
 
-std::unique_lock<std::recursive_mutex> LockAll() {
-  std::unique_lock lock(Mutex());
+// Not a recursive mutex: those remember a thread number that is another one in the child of a fork.
+Lock::Lock() {
+  if (lock_depth++ > 0) return;
+  Mutex().lock();
   // A thread-safe HDF5 keeps one error stack, and one printer of it, per thread.
   thread_local const bool silenced = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
   static_cast<void>(silenced);
-  return lock;
+}
+
+Lock::~Lock() {
+  if (--lock_depth == 0) Mutex().unlock();
 }
 
 size_t ElementBytes(Type type) {
@@ -156,7 +163,7 @@ Id::~Id() {
 
 int Id::Close() {
   if (id_ < 0) return 0;
-  const auto lock = LockAll();
+  const Lock lock;
   return H5Idec_ref(std::exchange(id_, -1));  // never tried twice
 }
 
@@ -174,7 +181,7 @@ void Dataset::LoadExtents() {
 
 void Dataset::SetExtents(const Extents& extents) {
   if (extents == extents_) return;
-  const auto lock = LockAll();
+  const Lock lock;
   const std::vector<hsize_t> wanted(extents.begin(), extents.end());
   Check(H5Dset_extent(id_.get(), wanted.data()), place_, "growing");
   extents_ = extents;
@@ -207,13 +214,13 @@ bool IsEmpty(const Extents& count) {
 
 void Dataset::Write(const Extents& start, const Extents& count, const void* data) {
   if (IsEmpty(count)) return;
-  const auto lock = LockAll();
+  const Lock lock;
   const auto [file_space, memory_space] = Spaces(id_, extents_, start, count, place_);
   Check(H5Dwrite(id_.get(), Handle(type_), memory_space.get(), file_space.get(), H5P_DEFAULT, data), place_, "writing");
 }
 
 void Dataset::WriteChunk(const Extents& start, const void* data) {
-  const auto lock = LockAll();
+  const Lock lock;
   const std::vector<hsize_t> begin(start.begin(), start.end());
   const size_t bytes = NumElements(chunk_, place_) * ElementBytes(type_);
   Check(H5Dwrite_chunk(id_.get(), H5P_DEFAULT, 0, begin.data(), bytes, data), place_, "writing");
@@ -221,19 +228,19 @@ void Dataset::WriteChunk(const Extents& start, const void* data) {
 
 void Dataset::Read(const Extents& start, const Extents& count, void* data) const {
   if (IsEmpty(count)) return;
-  const auto lock = LockAll();
+  const Lock lock;
   const auto [file_space, memory_space] = Spaces(id_, extents_, start, count, place_);
   Check(H5Dread(id_.get(), Handle(type_), memory_space.get(), file_space.get(), H5P_DEFAULT, data), place_, "reading");
 }
 
 void Dataset::Refresh() {
-  const auto lock = LockAll();
+  const Lock lock;
   Check(H5Drefresh(id_.get()), place_, "refreshing");
   LoadExtents();
 }
 
 void Dataset::CheckStored(uint64_t sparse) const {
-  const auto lock = LockAll();
+  const Lock lock;
   constexpr uint64_t kDeflateMost = 1032;                  // deflate cannot shrink by more
   const uint64_t stored = H5Dget_storage_size(id_.get());  // walks the whole chunk index
   const uint64_t promised = NumElements(extents_, place_) * ElementBytes(type_);
@@ -247,7 +254,7 @@ void Dataset::CheckStored(uint64_t sparse) const {
 // --- files
 
 File File::Create(const std::string& path) {
-  const auto lock = LockAll();
+  const Lock lock;
   const Id access = FileAccess();
   File file;
   file.path_ = path;
@@ -257,7 +264,7 @@ File File::Create(const std::string& path) {
 
 File File::OpenToRead(const std::string& path) {
   CheckSignature(path);
-  const auto lock = LockAll();
+  const Lock lock;
   const Id access = FileAccess();
   File file;
   file.path_ = path;
@@ -275,7 +282,7 @@ File File::OpenToRead(const std::string& path) {
 
 File File::OpenToRecover(const std::string& path) {
   CheckSignature(path);
-  const auto lock = LockAll();
+  const Lock lock;
   const Id access = FileAccess();
   const hbool_t yes = true;
   H5Pset(access.get(), "clear_status_flags", &yes);
@@ -289,30 +296,30 @@ File File::OpenToRecover(const std::string& path) {
 }
 
 void File::StartSwmr() {
-  const auto lock = LockAll();
+  const Lock lock;
   Check(H5Fstart_swmr_write(id_.get()), path_, "starting to write for followers");
 }
 
 void File::Flush() {
-  const auto lock = LockAll();
+  const Lock lock;
   Check(H5Fflush(id_.get(), H5F_SCOPE_LOCAL), path_, "writing");
 }
 
 void File::Close() {
   if (!id_) return;
-  const auto lock = LockAll();
+  const Lock lock;
   Check(id_.Close(), path_, "closing the file");
 }
 
 uint64_t File::bytes() const {
-  const auto lock = LockAll();
+  const Lock lock;
   hsize_t size = 0;
   Check(H5Fget_filesize(id_.get(), &size), path_, "reading its length");
   return size;
 }
 
 uint64_t File::end_of_data() const {
-  const auto lock = LockAll();
+  const Lock lock;
   haddr_t end = 0;
   Check(H5Fget_eoa(id_.get(), &end), path_, "reading its length");
   return end;
@@ -323,7 +330,7 @@ std::string File::Place(const std::string& object, const char* name) const {
 }
 
 void File::CreateGroup(const std::string& object) {
-  const auto lock = LockAll();
+  const Lock lock;
   const Id create(H5Pcreate(H5P_GROUP_CREATE));
   H5Pset_attr_phase_change(create.get(), 64, 0);  // attributes stay in the header: a few kB less per group
   H5Pset_link_phase_change(create.get(), 64, 0);
@@ -332,7 +339,7 @@ void File::CreateGroup(const std::string& object) {
 }
 
 Dataset File::CreateDataset(const std::string& object, const DatasetShape& shape) {
-  const auto lock = LockAll();
+  const Lock lock;
   Dataset dataset;
   dataset.place_ = Place(object);
   dataset.type_ = shape.type;
@@ -356,7 +363,7 @@ Dataset File::CreateDataset(const std::string& object, const DatasetShape& shape
 }
 
 bool File::Exists(const std::string& object) const {
-  const auto lock = LockAll();
+  const Lock lock;
   for (size_t end = 1; end <= object.size(); ++end) {
     if (end != object.size() && object[end] != '/') continue;
     const std::string part = object.substr(0, end);
@@ -415,7 +422,7 @@ Extents CheckStorage(const Id& dataset, size_t rank, const std::string& place, b
 }  // namespace
 
 Dataset File::OpenDataset(const std::string& object) const {
-  const auto lock = LockAll();
+  const Lock lock;
   Dataset dataset;
   dataset.place_ = Place(object);
   dataset.id_ = OpenObject(object);
@@ -438,7 +445,7 @@ Dataset File::OpenDataset(const std::string& object) const {
 }
 
 std::vector<std::string> File::ListAll() const {
-  const auto lock = LockAll();
+  const Lock lock;
   std::vector<std::string> names;
   const auto visit = [](hid_t root, const char* name, const H5O_info_t* info, void* out) -> herr_t {
     auto& list = *static_cast<std::vector<std::string>*>(out);

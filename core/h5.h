@@ -10,7 +10,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -127,7 +126,14 @@ class File {
   bool is_followed_ = false;
 };
 
-// Held by every call above; hold it across fork() so that the child finds HDF5 in a usable state.
-std::unique_lock<std::recursive_mutex> LockAll();
+// Held by every call above, by one thread at a time and any number of times. Hold it across fork(), and the child finds
+// HDF5 in a usable state.
+class Lock {
+ public:
+  Lock();
+  ~Lock();
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+};
 
 }  // namespace kvscope::h5

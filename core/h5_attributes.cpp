@@ -18,7 +18,7 @@ constexpr uint64_t kMostAttributeElements = 1 << 20;
 
 void File::WriteAttribute(const std::string& object, const char* name, int64_t file_type, int64_t memory_type,
                           const std::vector<uint64_t>& extents, const void* data) {
-  const auto lock = LockAll();
+  const Lock lock;
   const std::string place = Place(object, name);
   const Id target(Check(H5Oopen(id_.get(), object.c_str(), H5P_DEFAULT), place, "opening"));
   const std::vector<hsize_t> sizes(extents.begin(), extents.end());
@@ -30,7 +30,7 @@ void File::WriteAttribute(const std::string& object, const char* name, int64_t f
 
 // Texts are variable-length UTF-8, which h5py gives back as str.
 void File::WriteText(const std::string& object, const char* name, std::string_view text) {
-  const auto lock = LockAll();
+  const Lock lock;
   const Id type(H5Tcopy(H5T_C_S1));
   H5Tset_size(type.get(), H5T_VARIABLE);
   H5Tset_cset(type.get(), H5T_CSET_UTF8);
@@ -56,7 +56,7 @@ void File::WriteIntegers(const std::string& object, const char* name, const std:
 }
 
 bool File::HasAttribute(const std::string& object, const char* name) const {
-  const auto lock = LockAll();
+  const Lock lock;
   const Id target = OpenObject(object);
   return Check(H5Aexists(target.get(), name), Place(object, name), "looking it up") > 0;
 }
@@ -79,7 +79,7 @@ Id File::OpenAttribute(const std::string& object, const char* name, uint64_t max
 }
 
 std::string File::ReadText(const std::string& object, const char* name) const {
-  const auto lock = LockAll();
+  const Lock lock;
   uint64_t count = 0;
   const Id attribute = OpenAttribute(object, name, 1, &count);
   const std::string place = Place(object, name);
@@ -113,28 +113,28 @@ void File::ReadNumber(const std::string& object, const char* name, bool real, in
 }
 
 int64_t File::ReadInteger(const std::string& object, const char* name) const {
-  const auto lock = LockAll();
+  const Lock lock;
   int64_t value = 0;
   ReadNumber(object, name, false, H5T_NATIVE_INT64, &value);
   return value;
 }
 
 uint64_t File::ReadUnsigned(const std::string& object, const char* name) const {
-  const auto lock = LockAll();
+  const Lock lock;
   uint64_t value = 0;
   ReadNumber(object, name, false, H5T_NATIVE_UINT64, &value);
   return value;
 }
 
 double File::ReadReal(const std::string& object, const char* name) const {
-  const auto lock = LockAll();
+  const Lock lock;
   double value = 0;
   ReadNumber(object, name, true, H5T_NATIVE_DOUBLE, &value);
   return value;
 }
 
 std::vector<int> File::ReadIntegers(const std::string& object, const char* name) const {
-  const auto lock = LockAll();
+  const Lock lock;
   uint64_t count = 0;
   const Id attribute = OpenAttribute(object, name, kMostAttributeElements, &count);
   const std::string place = Place(object, name);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/trace.h"
+#include "core/trace_lock.h"
 
 namespace kvscope {
 
@@ -42,6 +43,7 @@ class TraceReader final : public TraceSource {
 void ProbeTraceInChild(const std::string& path, double timeout_secs = 20);
 
 // Clears the marks of an interrupted writer so that any HDF5 program opens the file; status becomes `recovered`.
+// Throws Error while a writer has the file open.
 void RecoverTrace(const std::string& path);
 
 struct VerifyResult {

@@ -17,6 +17,7 @@
 #include "core/memory_trace.h"
 #include "core/query_rows.h"
 #include "core/trace_columns.h"
+#include "core/trace_lock.h"
 #include "core/trace_metadata.h"
 #include "core/trace_schema.h"
 
@@ -27,7 +28,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kPendingTokens = 64;                    // per layer
 constexpr size_t kPendingRowsBytes = 64 << 20;        // of all layers together, at about the prompt's length
-constexpr size_t kVectorChunkBytes = 64 << 10;  // aim for q, k and v
+constexpr size_t kVectorChunkBytes = 64 << 10;        // aim for q, k and v
 constexpr uint64_t kRowSteps = 8, kRowTokens = 1024;  // chunk of rows
 
 uint64_t RoundUp(uint64_t value, uint64_t unit) {
@@ -139,6 +140,7 @@ struct TraceWriter::State {
   Options options;
   QueryRows query_rows;
   h5::Type vector_type;
+  std::optional<WriterLock> lock;
   std::optional<h5::File> file;
   Column<uint8_t> status;
   Column<int> id, position;
@@ -193,6 +195,7 @@ void TraceWriter::State::CreateLayer(const LayerInfo& layer) {
 
 void TraceWriter::State::Create(const std::string& temporary) {
   file = h5::File::Create(temporary);
+  lock.emplace(temporary);
   WriteMetadata(*file, info, options.flush_interval_secs);
   const uint64_t token_chunk = ChunkExtent(info.prompt_tokens + 32, 4096, 16);
   status = Column<uint8_t>(*file, schema::kStatus, 1);
@@ -426,6 +429,7 @@ void TraceWriter::Finish() {
     state_->file->Close();
   });
   state_->file.reset();
+  state_->lock.reset();
 }
 
 int64_t TraceWriter::bytes_written() const {

@@ -7,16 +7,11 @@
 
 #include "core/trace_reader.h"
 #include "core/trace_writer.h"
+#include "tests/support/core_files.h"
 #include "tests/support/core_tiny_trace.h"
 
 namespace kvscope {
 namespace {
-
-std::string TempPath(const std::string& name) {
-  const auto folder = std::filesystem::path(KVSCOPE_BINARY_DIR) / "trace_test";
-  std::filesystem::create_directories(folder);
-  return (folder / name).string();
-}
 
 bool SameBytes(const Buffer& a, const Buffer& b) {
   return a.dtype() == b.dtype() && a.size_bytes() == b.size_bytes() &&
