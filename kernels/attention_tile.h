@@ -63,4 +63,25 @@ namespace cpu_fast {
 void Attend(const CausalAttention& problem);
 }
 
+// Where attention reads keys and values from, tile by tile: a trace, a cache, or a packed cache that decodes as it
+// goes.
+class KeyValueTiles {
+ public:
+  virtual ~KeyValueTiles() = default;
+  // Keys of rows [begin, begin + count) into panels as PackKeyPanels does; returns the values [count, head_dim_v], f32,
+  // for which `scratch` has room.
+  virtual const float* Read(int begin, int count, float* panels, float* scratch) = 0;
+  // Scaled scores of a block of queries over the rows of the tile just read, before they become weights; those of
+  // (head, query) stand at scores + (head * num_queries + query - first_query) * kTileTokens and may be changed.
+  // Those of later tokens are there but mean nothing.
+  virtual void SawScores(int first_query, int num_queries, int begin, int count, float* scores) {
+    (void)first_query, (void)num_queries, (void)begin, (void)count, (void)scores;
+  }
+};
+namespace cpu_fast {
+// The same, and the same bits, over tiles; problem.k, v and dtype are not used. A query sees the rows up to
+// first_query + its index.
+void Attend(const CausalAttention& problem, KeyValueTiles& tiles);
+}  // namespace cpu_fast
+
 }  // namespace kvscope

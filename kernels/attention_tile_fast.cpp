@@ -14,21 +14,25 @@ namespace {
 
 constexpr int kQueryBlock = 64;  // queries of one block; times the group gives the rows that share a tile of keys
 
+// 16 tokens by 16 dims at a time, transposed in registers.
 template <typename Element>
 void PackPanels(const Element* k, int count, int head_dim, float* panels) {
-  for (int begin = 0; begin < count; begin += kPanelTokens, panels += int64_t{kPanelTokens} * head_dim) {
-    const int tokens = std::min(kPanelTokens, count - begin);
-    // One vector of dims of a token at a time, scattered to its column: 16 stores, all into the same 16 cache lines.
+  for (int begin = 0; begin < count; begin += simd::kLanes) {
+    float* panel = panels + int64_t{begin / kPanelTokens} * kPanelTokens * head_dim + begin % kPanelTokens;
+    const int tokens = std::min(simd::kLanes, count - begin);
     for (int dim = 0; dim < head_dim; dim += simd::kLanes) {
-      for (int token = 0; token < tokens; ++token) {
-        float lanes[simd::kLanes];
-        simd::Store(lanes, simd::Load(k + static_cast<int64_t>(begin + token) * head_dim + dim));
-        for (int lane = 0; lane < simd::kLanes; ++lane) panels[(dim + lane) * kPanelTokens + token] = lanes[lane];
+      simd::Floats rows[simd::kLanes];
+      for (int token = 0; token < simd::kLanes; ++token) {
+        rows[token] =
+            token < tokens ? simd::Load(k + static_cast<int64_t>(begin + token) * head_dim + dim) : simd::Zero();
       }
-      for (int token = tokens; token < kPanelTokens; ++token) {
-        for (int lane = 0; lane < simd::kLanes; ++lane) panels[(dim + lane) * kPanelTokens + token] = 0;
-      }
+      simd::Transpose(rows);
+      for (int lane = 0; lane < simd::kLanes; ++lane) simd::Store(panel + (dim + lane) * kPanelTokens, rows[lane]);
     }
+  }
+  if (const int end = (count + simd::kLanes - 1) / simd::kLanes * simd::kLanes; end % kPanelTokens) {
+    float* panel = panels + int64_t{end / kPanelTokens} * kPanelTokens * head_dim + end % kPanelTokens;
+    for (int dim = 0; dim < head_dim; ++dim) simd::Store(panel + dim * kPanelTokens, simd::Zero());
   }
 }
 
@@ -66,7 +70,24 @@ const void* RowOf(const void* data, DType dtype, int64_t row, int head_dim) {
   return static_cast<const std::byte*>(data) + row * head_dim * ElementBytes(dtype);
 }
 
-void AttendBlock(const CausalAttention& p, int query_begin, int query_end) {
+// K and V in one piece.
+class ArrayTiles final : public KeyValueTiles {
+ public:
+  explicit ArrayTiles(const CausalAttention& problem) : p_(problem) {}
+  const float* Read(int begin, int count, float* panels, float* scratch) override {
+    PackKeyPanels(RowOf(p_.k, p_.dtype, begin, p_.head_dim_k), p_.dtype, count, p_.head_dim_k, panels);
+    const void* v = RowOf(p_.v, p_.dtype, begin, p_.head_dim_v);
+    if (p_.dtype == DType::kF32) return static_cast<const float*>(v);
+    const size_t size = static_cast<size_t>(count) * p_.head_dim_v;
+    FloatsFromHalves({static_cast<const Half*>(v), size}, {scratch, size});
+    return scratch;
+  }
+
+ private:
+  const CausalAttention& p_;
+};
+
+void AttendBlock(const CausalAttention& p, int query_begin, int query_end, KeyValueTiles& tiles) {
   Scratch& s = ThreadScratch();
   const int queries = query_end - query_begin, rows = p.group * queries;
   s.q.resize(int64_t{rows} * p.head_dim_k);
@@ -83,15 +104,10 @@ void AttendBlock(const CausalAttention& p, int query_begin, int query_end) {
   const int num_tokens = p.first_query + query_end;
   for (int tile = 0; tile < num_tokens; tile += kTileTokens) {
     const int count = std::min(kTileTokens, num_tokens - tile);
-    PackKeyPanels(RowOf(p.k, p.dtype, tile, p.head_dim_k), p.dtype, count, p.head_dim_k, s.panels.data());
+    const float* v = tiles.Read(tile, count, s.panels.data(), s.values.data());
     ScoreTile(s.q.data(), p.head_dim_k, rows, s.panels.data(), count, p.head_dim_k, p.scale, s.scores.data(),
               kTileTokens);
-    const void* v = RowOf(p.v, p.dtype, tile, p.head_dim_v);
-    if (p.dtype == DType::kF16) {
-      FloatsFromHalves({static_cast<const Half*>(v), static_cast<size_t>(count) * p.head_dim_v},
-                       {s.values.data(), static_cast<size_t>(count) * p.head_dim_v});
-      v = s.values.data();
-    }
+    tiles.SawScores(query_begin, queries, tile, count, s.scores.data());
     const int padded = (count + kPanelTokens - 1) / kPanelTokens * kPanelTokens;
     for (int row = 0; row < rows; ++row) {
       const int visible = p.first_query + query_begin + row % queries + 1 - tile;
@@ -105,8 +121,7 @@ void AttendBlock(const CausalAttention& p, int query_begin, int query_end) {
       float* out = &s.out[int64_t{row} * p.head_dim_v];
       for (int dim = 0; dim < p.head_dim_v; ++dim) out[dim] *= factor;
     }
-    AccumulateValues(s.scores.data(), kTileTokens, rows, static_cast<const float*>(v), count, p.head_dim_v,
-                     s.out.data(), p.head_dim_v);
+    AccumulateValues(s.scores.data(), kTileTokens, rows, v, count, p.head_dim_v, s.out.data(), p.head_dim_v);
   }
   for (int row = 0; row < rows; ++row) {
     const int head = row / queries, query = query_begin + row % queries;
@@ -184,9 +199,14 @@ float ExpShifted(std::span<float> values, float shift) {
 namespace cpu_fast {
 
 void Attend(const CausalAttention& problem) {
+  ArrayTiles tiles(problem);
+  Attend(problem, tiles);
+}
+
+void Attend(const CausalAttention& problem, KeyValueTiles& tiles) {
   KVSCOPE_CHECK_EQ(problem.head_dim_v % simd::kLanes, 0);
   for (int begin = 0; begin < problem.num_queries; begin += kQueryBlock) {
-    AttendBlock(problem, begin, std::min(begin + kQueryBlock, problem.num_queries));
+    AttendBlock(problem, begin, std::min(begin + kQueryBlock, problem.num_queries), tiles);
   }
 }
 

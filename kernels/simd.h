@@ -69,6 +69,31 @@ inline Floats KeepFirst(Floats a, int count, float fill) {
   const __mmask16 keep = count >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count < 0 ? 0 : count)) - 1);
   return {_mm512_mask_mov_ps(_mm512_set1_ps(fill), keep, a.v)};
 }
+// rows[i] lane j <-> rows[j] lane i.
+inline void Transpose(Floats rows[16]) {
+  __m512 a[16], b[16];
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
+    a[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+  }
+  // b[4 * i + j]: lanes 4 * q + r hold rows 4 * i + r, column 4 * q + j.
+  for (int i = 0; i < 16; i += 4) {
+    b[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a[i]), _mm512_castps_pd(a[i + 2])));
+    b[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a[i]), _mm512_castps_pd(a[i + 2])));
+    b[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a[i + 1]), _mm512_castps_pd(a[i + 3])));
+    b[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a[i + 1]), _mm512_castps_pd(a[i + 3])));
+  }
+  for (int j = 0; j < 4; ++j) {
+    const __m512 low01 = _mm512_shuffle_f32x4(b[j], b[j + 4], 0x44),
+                 high01 = _mm512_shuffle_f32x4(b[j], b[j + 4], 0xee);
+    const __m512 low23 = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0x44),
+                 high23 = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0xee);
+    rows[j].v = _mm512_shuffle_f32x4(low01, low23, 0x88);
+    rows[j + 4].v = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+    rows[j + 8].v = _mm512_shuffle_f32x4(high01, high23, 0x88);
+    rows[j + 12].v = _mm512_shuffle_f32x4(high01, high23, 0xdd);
+  }
+}
 // Bytes (0..255 or signed) to floats.
 inline Floats FromUnsignedBytes(__m128i bytes) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
@@ -191,6 +216,19 @@ inline Floats Exp(const Floats& x) {
 }
 inline Floats KeepFirst(const Floats& x, int count, float fill) {
   return Each([&](int i) { return i < count ? x.v[i] : fill; });
+}
+#endif
+
+#if !(defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__))
+// rows[i] lane j <-> rows[j] lane i.
+inline void Transpose(Floats rows[16]) {
+  float columns[kLanes][kLanes];
+  for (int row = 0; row < kLanes; ++row) {
+    float lanes[kLanes];
+    Store(lanes, rows[row]);
+    for (int lane = 0; lane < kLanes; ++lane) columns[lane][row] = lanes[lane];
+  }
+  for (int row = 0; row < kLanes; ++row) rows[row] = Load(columns[row]);
 }
 #endif
 
