@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replay/layer_cache.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <numeric>
+#include <random>
+
+#include "core/error.h"
+#include "core/half.h"
+#include "kernels/attention_tile.h"
+#include "replay/policy_spec.h"
+
+namespace kvscope {
+namespace {
+
+constexpr ModelShape kShape{.num_layers = 1, .num_heads = 6, .num_kv_heads = 2, .head_dim_k = 32, .head_dim_v = 48};
+constexpr float kScale = 0.2f;
+
+// Random q, k, v of one layer, rounded to f16.
+struct Layer {
+  explicit Layer(int tokens) : num_tokens(tokens) {
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    const auto fill = [&](std::vector<float>& rows, int heads, int dim) {
+      for (int i = 0; i < heads * tokens * dim; ++i) {
+        rows.push_back(FloatFromHalf(HalfFromFloat(normal(random) * (i % 41 == 0 ? 4.0f : 1.0f))));
+      }
+    };
+    fill(q, kShape.num_heads, kShape.head_dim_k);
+    fill(k, kShape.num_kv_heads, kShape.head_dim_k);
+    fill(v, kShape.num_kv_heads, kShape.head_dim_v);
+    out.resize(static_cast<size_t>(kShape.num_heads) * tokens * kShape.head_dim_v);
+    lse.resize(static_cast<size_t>(kShape.num_heads) * tokens);
+  }
+  const float* K(int kv_head) const { return &k[static_cast<size_t>(kv_head) * num_tokens * kShape.head_dim_k]; }
+  const float* V(int kv_head) const { return &v[static_cast<size_t>(kv_head) * num_tokens * kShape.head_dim_v]; }
+  LayerStep StepOf(int token, int count) {
+    LayerStep step;
+    step.first_token = token, step.num_tokens = count;
+    step.q = &q[static_cast<size_t>(token) * kShape.head_dim_k], step.q_head_stride = num_tokens * kShape.head_dim_k;
+    step.k = &k[static_cast<size_t>(token) * kShape.head_dim_k], step.k_head_stride = num_tokens * kShape.head_dim_k;
+    step.v = &v[static_cast<size_t>(token) * kShape.head_dim_v], step.v_head_stride = num_tokens * kShape.head_dim_v;
+    step.out = &out[static_cast<size_t>(token) * kShape.head_dim_v];
+    step.out_head_stride = num_tokens * kShape.head_dim_v;
+    step.q_token_stride = step.k_token_stride = kShape.head_dim_k;
+    step.v_token_stride = step.out_token_stride = kShape.head_dim_v;
+    step.lse = &lse[token], step.lse_head_stride = num_tokens;
+    return step;
+  }
+  int num_tokens;
+  std::vector<float> q, k, v, out, lse;
+};
+
+// out [head, tokens, dim] and lse [head, tokens] by the attention of the decoder.
+void AttendPlainly(const Layer& layer, std::vector<float>& out, std::vector<float>& lse) {
+  out.resize(layer.out.size());
+  lse.resize(layer.lse.size());
+  for (int kv_head = 0; kv_head < kShape.num_kv_heads; ++kv_head) {
+    const size_t first_head = static_cast<size_t>(kv_head) * kShape.HeadsPerKvHead() * layer.num_tokens;
+    CausalAttention p;
+    p.q = &layer.q[first_head * kShape.head_dim_k];
+    p.q_head_stride = layer.num_tokens * kShape.head_dim_k, p.q_row_stride = kShape.head_dim_k;
+    p.k = layer.K(kv_head), p.v = layer.V(kv_head), p.dtype = DType::kF32, p.group = kShape.HeadsPerKvHead();
+    p.num_queries = layer.num_tokens, p.head_dim_k = kShape.head_dim_k, p.head_dim_v = kShape.head_dim_v;
+    p.scale = kScale, p.out = &out[first_head * kShape.head_dim_v];
+    p.out_head_stride = layer.num_tokens * kShape.head_dim_v, p.out_row_stride = kShape.head_dim_v;
+    p.lse = &lse[first_head], p.lse_head_stride = layer.num_tokens;
+    cpu_fast::Attend(p);
+  }
+}
+
+std::vector<int> Range(int count) {
+  std::vector<int> tokens(count);
+  std::iota(tokens.begin(), tokens.end(), 0);
+  return tokens;
+}
+
+CacheRules RulesFor(int decision_token, int budget) {
+  CacheRules rules;
+  rules.policy = "test";
+  rules.decision_token = decision_token;
+  rules.budget_entries.assign(kShape.num_kv_heads, budget);
+  return rules;
+}
+
+std::shared_ptr<const Store> StoreOf(const std::string& spec) {
+  return PolicySpec::Parse(spec).MakeStore();
+}
+
+LayerCache Loaded(const Layer& layer, const std::string& spec, int tokens, std::span<const int> keep,
+                  const CacheRules& rules) {
+  (void)tokens;
+  LayerCache cache(kShape, 0, kScale, StoreOf(spec), rules);
+  for (int kv_head = 0; kv_head < kShape.num_kv_heads; ++kv_head) {
+    cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, keep);
+  }
+  return cache;
+}
+
+// A policy whose answers a test writes down.
+class Scripted final : public Policy {
+ public:
+  std::function<std::optional<LayerPlan>(const StepView&)> after_step;
+  std::function<std::optional<ReadPlan>(const QueryView&)> before_step;
+  PolicyNeeds Needs(const ModelShape&) const override { return {}; }
+  void AfterLayer(const LayerView&) override {}
+  Budgets Allocate(const ModelShape&, int, int) override { return {}; }
+  LayerPlan Select(int, const std::vector<int>&) override { return {}; }
+  bool ChoosesReads() const override { return before_step != nullptr; }
+  std::optional<ReadPlan> BeforeStep(const QueryView& query) override { return before_step(query); }
+  bool WatchesSteps() const override { return after_step != nullptr; }
+  std::optional<LayerPlan> AfterStep(const StepView& step, const std::vector<int>&) override {
+    return after_step(step);
+  }
+  std::unique_ptr<Policy> Snapshot() const override { return std::make_unique<Scripted>(*this); }
+};
+
+TEST(LayerCache, WithEverythingKeptEqualsTheDecoderBitForBit) {
+  Layer layer(600);
+  std::vector<float> out, lse;
+  AttendPlainly(layer, out, lse);
+  const int decision = 300;
+  LayerCache cache = Loaded(layer, "full", decision, Range(decision), RulesFor(decision, decision));
+  Scripted idle;
+  cache.Step(layer.StepOf(decision, 290), idle);  // a chunk, then tokens one at a time
+  for (int token = 590; token < 600; ++token) cache.Step(layer.StepOf(token, 1), idle);
+  for (int head = 0; head < kShape.num_heads; ++head) {
+    for (int token = decision; token < 600; ++token) {
+      const size_t row = static_cast<size_t>(head) * 600 + token;
+      ASSERT_EQ(layer.lse[row], lse[row]) << "head " << head << ", token " << token;
+      for (int dim = 0; dim < kShape.head_dim_v; ++dim) {
+        ASSERT_EQ(layer.out[row * kShape.head_dim_v + dim], out[row * kShape.head_dim_v + dim]);
+      }
+    }
+  }
+}
+
+TEST(LayerCache, OneAtATimeEqualsAChunk) {
+  Layer chunk(400), single(400);
+  const std::vector<int> keep = {0, 3, 4, 5, 17, 200, 255, 256, 299};
+  LayerCache chunk_cache = Loaded(chunk, "full@int4", 300, keep, RulesFor(300, 9));
+  LayerCache single_cache = Loaded(single, "full@int4", 300, keep, RulesFor(300, 9));
+  Scripted idle, watching;
+  watching.after_step = [](const StepView&) { return std::nullopt; };
+  chunk_cache.Step(chunk.StepOf(300, 100), idle);
+  single_cache.Step(single.StepOf(300, 100), watching);
+  EXPECT_EQ(chunk.out, single.out);
+  EXPECT_EQ(chunk.lse, single.lse);
+  EXPECT_EQ(chunk_cache.StoredBytes(), single_cache.StoredBytes());
+  EXPECT_EQ(chunk_cache.num_entries(), 2 * 109);
+}
+
+TEST(LayerCache, WeightsAreThoseOfTheEntriesKept) {
+  Layer layer(300);
+  const std::vector<int> keep = {0, 10, 20, 290};
+  LayerCache cache = Loaded(layer, "full", 299, keep, RulesFor(299, 4));
+  const LayerStep step = layer.StepOf(299, 1);
+  cache.Append(step);
+  AttendRecord record;
+  record.wants_weights = true;
+  record.watched = {{1, 3}, {0}};
+  cache.Attend(step, nullptr, &record);
+  for (int head = 0; head < kShape.num_heads; ++head) {
+    const int kv_head = head / kShape.HeadsPerKvHead();
+    std::vector<double> weight;
+    double sum = 0;
+    for (const int token : {0, 10, 20, 290, 299}) {
+      double score = 0;
+      for (int dim = 0; dim < kShape.head_dim_k; ++dim) {
+        score += double(layer.q[(size_t(head) * 300 + 299) * kShape.head_dim_k + dim]) *
+                 layer.K(kv_head)[token * kShape.head_dim_k + dim];
+      }
+      weight.push_back(std::exp(score * kScale));
+      sum += weight.back();
+    }
+    ASSERT_EQ(record.weights[head].size(), 5u);
+    for (int slot = 0; slot < 5; ++slot) EXPECT_NEAR(record.weights[head][slot], weight[slot] / sum, 1e-5);
+    const std::vector<float>& watched = record.watched_weights[head];
+    if (kv_head == 0) {
+      EXPECT_EQ(watched, (std::vector<float>{record.weights[head][1], record.weights[head][3]}));
+    } else {
+      EXPECT_EQ(watched, std::vector<float>{record.weights[head][0]});
+    }
+  }
+}
+
+TEST(LayerCache, WatchedWeightsOfAChunkAreCausal) {
+  Layer layer(310);
+  LayerCache cache = Loaded(layer, "full", 300, Range(300), RulesFor(300, 300));
+  const LayerStep step = layer.StepOf(300, 10);
+  cache.Append(step);
+  AttendRecord record;
+  record.watched.assign(2, {5, 304});
+  cache.Attend(step, nullptr, &record);
+  for (int token = 0; token < 10; ++token) {
+    EXPECT_GT(record.watched_weights[0][token * 2], 0.0f);
+    EXPECT_EQ(record.watched_weights[0][token * 2 + 1] > 0, token >= 4) << token;
+  }
+}
+
+TEST(LayerCache, EvictionDropsTheEntriesAndLogsThem) {
+  Layer layer(40);
+  LayerCache cache = Loaded(layer, "full", 38, Range(38), RulesFor(38, 38));
+  const int64_t bytes_per_entry = cache.StoredBytes() / cache.num_entries();
+  std::vector<CacheAction> log;
+  cache.set_action_log(&log);
+  Scripted policy;
+  policy.after_step = [](const StepView& step) {
+    LayerPlan plan(2);
+    for (int kv_head = 0; kv_head < 2; ++kv_head) {
+      for (int slot = 0; slot < static_cast<int>(step.TokenFromSlot(kv_head).size()); ++slot) {
+        if (slot != kv_head + 3) plan[kv_head].keep.push_back(slot);
+      }
+    }
+    return plan;
+  };
+  const auto clone = cache.Clone();
+  cache.Step(layer.StepOf(38, 2), policy);
+  EXPECT_EQ(cache.num_slots(0), 38);
+  EXPECT_EQ(cache.StoredBytes(), 76 * bytes_per_entry);
+  ASSERT_EQ(log.size(), 4u);
+  EXPECT_EQ(log[0].token, 3);
+  EXPECT_EQ(log[1].token, 4);
+  EXPECT_EQ(log[2].token, 4);  // slot 3 once 3 is gone
+  EXPECT_EQ(log[3].token, 5);
+  EXPECT_EQ(log[3].query_token, 39);
+  // What stayed is what a cache loaded with just that gives; the clone from before is untouched.
+  std::vector<int> left = Range(38);
+  left.erase(left.begin() + 3, left.begin() + 5);
+  EXPECT_TRUE(std::equal(left.begin(), left.end(), cache.TokenFromSlot(0).begin()));
+  EXPECT_EQ(clone->num_slots(0), 38);
+  EXPECT_EQ(clone->TokenFromSlot(0)[3], 3);
+}
+
+TEST(LayerCache, ReadsOnlyWhatThePolicyChose) {
+  Layer layer(500), gathered(500);
+  LayerCache all = Loaded(layer, "full", 499, Range(499), RulesFor(499, 4));
+  Scripted reader, idle;
+  double full_sum = 0;
+  reader.before_step = [&](const QueryView& query) {
+    for (const float weight : query.FullWeight(0)) full_sum += weight;
+    ReadPlan plan;
+    plan.slots = {{0, 300, 301, 499}, {7, 8, 9, 499}};
+    return plan;
+  };
+  all.Step(layer.StepOf(499, 1), reader);
+  EXPECT_NEAR(full_sum, 1.0, 1e-5);
+  LayerCache few(kShape, 0, kScale, StoreOf("full"), RulesFor(499, 3));
+  few.Load(0, gathered.K(0), gathered.V(0), DType::kF32, std::vector<int>{0, 300, 301});
+  few.Load(1, gathered.K(1), gathered.V(1), DType::kF32, std::vector<int>{7, 8, 9});
+  few.Step(gathered.StepOf(499, 1), idle);
+  EXPECT_EQ(layer.out, gathered.out);
+  EXPECT_EQ(layer.lse, gathered.lse);
+}
+
+std::string MessageOf(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(LayerCache, ABrokenPolicyIsNamed) {
+  const struct {
+    std::vector<int> keep;
+    const char* complaint;
+  } cases[] = {{{}, "at least 1 entry"},
+               {{0, 0}, "ascending"},
+               {{5, 2}, "ascending"},
+               {{0, 21}, "slots from 0 to 20"},
+               {{-1}, "slots from 0 to 20"}};
+  for (const auto& broken : cases) {
+    Layer layer(21);
+    LayerCache cache = Loaded(layer, "full", 20, Range(20), RulesFor(20, 20));
+    Scripted policy;
+    policy.after_step = [&](const StepView&) { return LayerPlan{{{0}, {}}, {broken.keep, {}}}; };
+    const std::string message = MessageOf([&] { cache.Step(layer.StepOf(20, 1), policy); });
+    EXPECT_THAT(message, testing::HasSubstr("policy 'test'"));
+    EXPECT_THAT(message, testing::HasSubstr(broken.complaint));
+    EXPECT_EQ(cache.num_slots(0), 21) << "a refused plan changes nothing";
+  }
+}
+
+TEST(LayerCache, ALateOrUnguardedEvictionIsNamed) {
+  Layer layer(21);
+  CacheRules rules = RulesFor(20, 20);
+  rules.growth = Growth::kFixed, rules.every = 1;
+  Scripted lazy;
+  lazy.after_step = [](const StepView&) { return std::nullopt; };
+  LayerCache cache = Loaded(layer, "full", 20, Range(20), rules);
+  EXPECT_THAT(MessageOf([&] { cache.Step(layer.StepOf(20, 1), lazy); }), testing::HasSubstr("at most 20 entries"));
+  rules.guards.sinks = 2;
+  LayerCache guarded = Loaded(layer, "full", 20, Range(20), rules);
+  Scripted careless;
+  careless.after_step = [](const StepView&) { return LayerPlan{{{0, 2, 20}, {}}, {{0, 1, 20}, {}}}; };
+  EXPECT_THAT(MessageOf([&] { guarded.Step(layer.StepOf(20, 1), careless); }), testing::HasSubstr("guarded"));
+}
+
+TEST(LayerCache, AReaderBeyondItsBudgetIsNamed) {
+  Layer layer(21);
+  LayerCache cache = Loaded(layer, "full", 20, Range(20), RulesFor(20, 3));
+  Scripted greedy;
+  greedy.before_step = [](const QueryView&) { return ReadPlan{{{0, 1, 2, 3, 4}, {0}}, {}}; };
+  EXPECT_THAT(MessageOf([&] { cache.Step(layer.StepOf(20, 1), greedy); }), testing::HasSubstr("from 1 to 4 entries"));
+}
+
+}  // namespace
+}  // namespace kvscope
