@@ -15,11 +15,11 @@ namespace kvscope {
 
 // One run.
 struct Prompt {
-  std::string file_stem;            // niah_c2048_d050_r03: the trace's name in a grid
-  std::vector<int> ids;             // the prompt, or for `text` the context
-  std::vector<int> forced_ids;      // `text`: the continuation, teacher-forced one token at a time; else empty: generate
-  int max_new = 16;                 // tokens to generate at most
-  std::vector<Segment> segments;    // over ids (and forced_ids); the answer is added when it is known
+  std::string file_stem;          // niah_c2048_d050_r03: the trace's name in a grid
+  std::vector<int> ids;           // the prompt, or for `text` the context
+  std::vector<int> forced_ids;    // `text`: the continuation, teacher-forced one token at a time; else empty: generate
+  int max_new = 16;               // tokens to generate at most
+  std::vector<Segment> segments;  // over ids (and forced_ids); the answer is added when it is known
   std::vector<Span> spans;
   TaskInfo task;
 };
@@ -42,7 +42,7 @@ std::vector<Prompt> NiahPrompts(const Tokenizer& tokenizer, const NiahOptions& o
 // Perplexity: the first context / 2 tokens are segment `context` (decide_at its end), the rest `continuation`.
 struct TextOptions {
   int context = 2048;
-  int windows = 1;            // consecutive, not overlapping
+  int windows = 1;  // consecutive, not overlapping
   std::string text, text_name;
   int context_limit = 0;
 };
@@ -50,7 +50,7 @@ std::vector<Prompt> TextPrompts(const Tokenizer& tokenizer, const TextOptions& o
 
 struct PromptOptions {
   std::string text;
-  bool chat = false;          // as a user turn of the model's chat template
+  bool chat = false;  // as a user turn of the model's chat template
   int max_new = 64;
   int context_limit = 0;
 };

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+// kvscope-capture: options -> model -> prompts -> decoder -> trace files.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "capture/recorder.h"
+#include "capture/run.h"
+#include "core/error.h"
+#include "core/sha256.h"
+#include "core/units.h"
+
+namespace kvscope {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Flags {
+  std::string model, task = "niah", output, prompt, file, haystack, haystack_name;
+  std::string level = "qkv+rows", device = "auto", kv_dtype = "f16", query_rows = "all";
+  std::vector<int> contexts{2048}, layers, kv_heads;
+  std::vector<double> depths{0.5};
+  int repeats = 1, max_new = 16, wording = -1, windows = 1, prefill_chunk = 512, queue_mib = 512;
+  uint64_t seed = 0;
+  double flush_secs = 1.0;
+  bool chat = false, logprobs = false, force = false;
+};
+
+std::string ReadTextFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file || fs::is_directory(path)) throw Error(StrCat(path, ": cannot be read; expected a text file"));
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<Prompt> MakePrompts(const Flags& flags, const Tokenizer& tokenizer, int context_limit) {
+  if (!flags.prompt.empty() || flags.task == "prompt") {
+    return {PlainPrompt(
+        tokenizer,
+        {.text = flags.prompt, .chat = flags.chat, .max_new = flags.max_new, .context_limit = context_limit})};
+  }
+  if (flags.task == "text") {
+    if (flags.file.empty()) throw Error("--task text: expected --file TEXT; found none");
+    if (flags.contexts.size() != 1) throw Error("--task text: expected one --context");
+    TextOptions options;
+    options.context = flags.contexts[0];
+    options.windows = flags.windows;
+    options.text = ReadTextFile(flags.file);
+    options.text_name = fs::path(flags.file).filename();
+    options.context_limit = context_limit;
+    return TextPrompts(tokenizer, options);
+  }
+  if (flags.haystack.empty())
+    throw Error(
+        "--task niah: expected --haystack TEXT, for example the kjv.txt that traces/make_texts writes; found none");
+  NiahOptions options;
+  options.contexts = flags.contexts;
+  options.depths = flags.depths;
+  options.repeats = flags.repeats;
+  options.max_new = flags.max_new;
+  options.seed = flags.seed;
+  options.haystack_text = ReadTextFile(flags.haystack);
+  options.haystack_name = fs::path(flags.haystack).filename();
+  options.wording = flags.wording;
+  options.context_limit = context_limit;
+  return NiahPrompts(tokenizer, options);
+}
+
+// One file for one prompt, a folder for several or when the name ends in '/'. Checked before the model runs.
+std::vector<std::string> OutputPaths(const Flags& flags, const std::vector<Prompt>& prompts) {
+  const bool is_folder = flags.output.ends_with('/') || fs::is_directory(flags.output);
+  if (!is_folder && prompts.size() > 1) {
+    throw Error(StrCat("-o ", flags.output, ": ", prompts.size(),
+                       " runs were asked for; expected a folder, for example -o ", flags.output, "/"));
+  }
+  std::vector<std::string> paths;
+  for (const Prompt& prompt : prompts) {
+    paths.push_back(is_folder ? (fs::path(flags.output) / (prompt.file_stem + ".kvtrace.h5")).string() : flags.output);
+    if (fs::exists(paths.back()) && !flags.force)
+      throw Error(StrCat(paths.back(), ": exists already; remove it or pass --force"));
+  }
+  std::error_code failure;
+  if (is_folder) fs::create_directories(flags.output, failure);
+  if (failure) throw Error(StrCat(flags.output, ": cannot make this folder: ", failure.message()));
+  return paths;
+}
+
+void PrintProgress(const std::string& name, int done, int total) {
+  constexpr int kWidth = 32;
+  const int filled = total > 0 ? done * kWidth / total : 0;
+  std::fprintf(stderr, "\r%-28s [%.*s%*s] %d/%d tokens ", name.c_str(), filled, "################################",
+               kWidth - filled, "", done, total);
+}
+
+void PrintOutcome(const std::string& path, const RunOutcome& run, int64_t bytes) {
+  std::printf("%s  %d + %d tokens  %s  prefill %.0f tokens/s  decode %.1f tokens/s", path.c_str(), run.prompt_tokens,
+              run.steps, FormatBytes(bytes).c_str(), run.prompt_tokens / run.prefill_secs, run.steps / run.decode_secs);
+  if (!std::isnan(run.mean_nll)) std::printf("  perplexity %.3f", std::exp(run.mean_nll));
+  if (!std::isnan(run.score)) std::printf("  %s", run.score > 0 ? "right" : "wrong");
+  std::string answer = run.answer;
+  std::replace(answer.begin(), answer.end(), '\n', ' ');
+  if (!answer.empty()) std::printf("  \"%s\"", answer.c_str());
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+void Run(const Flags& flags) {
+  if (flags.device != "cpu" && flags.device != "auto") {
+    throw Error(StrCat("--device ", flags.device, ": expected cpu or auto; this build captures on the CPU"));
+  }
+  const GgufFile gguf = GgufFile::Open(flags.model);
+  const Tokenizer tokenizer = Tokenizer::FromGguf(gguf);
+  const std::unique_ptr<Model> model = LoadModel(gguf);
+  const std::vector<Prompt> prompts = MakePrompts(flags, tokenizer, model->config.context_length);
+  RunOptions options;
+  options.kv_dtype = flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16;
+  options.level = TraceLevelFromName(flags.level);
+  options.prefill_chunk = flags.prefill_chunk;
+  options.logprobs = flags.logprobs;
+  options.layers = flags.layers;
+  options.kv_heads = flags.kv_heads;
+  options.query_rows = flags.query_rows;
+  const std::string sha256 = HexSha256OfFile(flags.model);
+  std::vector<TraceInfo> infos;
+  for (const Prompt& prompt : prompts) infos.push_back(MakeTraceInfo(*model, sha256, prompt, options));
+  const std::vector<std::string> paths = OutputPaths(flags, prompts);
+  const bool has_terminal = isatty(STDERR_FILENO);
+  Decoder decoder(*model);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (has_terminal)
+      options.progress = [&](int done, int total) { PrintProgress(fs::path(paths[i]).stem().stem(), done, total); };
+    Recorder::Options recording;
+    recording.writer.flush_interval_secs = flags.flush_secs;
+    recording.writer.overwrite = flags.force;
+    recording.queue_bytes = int64_t{flags.queue_mib} << 20;
+    Recorder recorder(paths[i], infos[i], recording);
+    FullCache cache(model->config, options.kv_dtype);
+    const RunOutcome outcome = RunPrompt(decoder, tokenizer, prompts[i], options, infos[i], cache, &recorder);
+    recorder.Finish();
+    if (has_terminal) std::fprintf(stderr, "\r\033[K");
+    PrintOutcome(paths[i], outcome, recorder.bytes_written());
+    if (recorder.total_stall_ns() > 0) {
+      std::fprintf(stderr,
+                   "kvscope-capture: the model waited %.1f s for the disk; a larger --queue-mib hides more of it\n",
+                   recorder.total_stall_ns() * 1e-9);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvscope
+
+int main(int argc, char** argv) {
+  using kvscope::Flags;
+  Flags flags;
+  CLI::App app{"Records what a model's attention saw, one trace file per run.", "kvscope capture"};
+  app.add_option("--model", flags.model, "GGUF file")->required();
+  app.add_option("--task", flags.task, "niah (needle in a haystack), text (perplexity) or prompt")
+      ->check(CLI::IsMember({"niah", "text", "prompt"}))
+      ->capture_default_str();
+  app.add_option("--context", flags.contexts, "prompt tokens, everything counted; a list makes a grid")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--depth", flags.depths, "niah: share of the haystack before the needle; a list makes a grid")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--repeats", flags.repeats, "niah: needles per cell of the grid")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  app.add_option("--wording", flags.wording, "niah: needle wording 0, 1 or 2; -1 rotates with the repeats")
+      ->check(CLI::Range(-1, 2))
+      ->capture_default_str();
+  app.add_option("--haystack", flags.haystack, "niah: text file around the needle");
+  app.add_option("--file", flags.file, "text: the text file");
+  app.add_option("--windows", flags.windows, "text: consecutive windows of --context tokens")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  app.add_option("--prompt", flags.prompt, "a prompt of your own");
+  app.add_flag("--chat", flags.chat, "prompt: as a user turn of the model's chat template");
+  app.add_option("--max-new", flags.max_new, "tokens to generate at most")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--seed", flags.seed, "of needles and haystack offsets")->capture_default_str();
+  app.add_option("--level", flags.level, "qkv+rows, qkv, rows or relevance")->capture_default_str();
+  app.add_option("--kv-dtype", flags.kv_dtype, "f16 or f32")
+      ->check(CLI::IsMember({"f16", "f32"}))
+      ->capture_default_str();
+  app.add_option("--layers", flags.layers, "record these layers only")->delimiter(',');
+  app.add_option("--kv-heads", flags.kv_heads, "record these KV heads (and their query heads) only")->delimiter(',');
+  app.add_option("--query-rows", flags.query_rows, "rows of q and lse to keep: all, or last:64+stride:64")
+      ->capture_default_str();
+  app.add_flag("--logprobs", flags.logprobs, "also record the log-probability of every prompt token");
+  app.add_option("--prefill-chunk", flags.prefill_chunk, "tokens")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--flush-secs", flags.flush_secs, "what a kill can lose at most, in seconds")
+      ->check(CLI::Range(0.01, 3600.0))
+      ->capture_default_str();
+  app.add_option("--queue-mib", flags.queue_mib, "memory for what the disk has not taken yet")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--device", flags.device, "cpu or auto")->capture_default_str();
+  app.add_flag("--force", flags.force, "overwrite");
+  app.add_option("-o,--output", flags.output, "trace file, or a folder for a grid")->required();
+  try {
+    app.parse(argc, argv);
+    kvscope::Run(flags);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    std::fprintf(stderr, "kvscope-capture: %s; see --help\n", error.what());
+    return 2;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "kvscope-capture: %s\n", error.what());
+    return 2;
+  }
+  return 0;
+}

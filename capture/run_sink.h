@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where a run goes: into a file on another thread (Recorder), into memory (MemorySink), or nowhere (nullptr).
+#pragma once
+
+#include <vector>
+
+#include "core/memory_trace.h"
+#include "core/trace.h"
+#include "core/trace_writer.h"
+
+namespace kvscope {
+
+class RunSink {
+ public:
+  virtual ~RunSink() = default;
+  // As TraceWriter's; layer_index counts the recorded layers.
+  virtual void AppendTokens(TraceTokens tokens) = 0;
+  virtual void AppendChunk(int layer_index, int first_token, LayerChunk chunk) = 0;
+  virtual bool wants_rows() const = 0;
+  virtual void AppendRows(int layer_index, int query_token, std::vector<Half> weights) = 0;
+  virtual void AppendStep(StepInfo step) = 0;  // queue depth and stall are filled in by the sink
+  virtual void SetLogprobs(int first_token, std::vector<float> logprobs) = 0;
+  virtual void SetSegments(std::vector<Segment> segments, std::vector<Span> spans) = 0;
+  virtual void SetAnswer(TraceAnswer answer) = 0;
+};
+
+class MemorySink final : public RunSink {
+ public:
+  explicit MemorySink(MemoryTrace& trace) : trace_(trace) {}
+  void AppendTokens(TraceTokens tokens) override { trace_.AppendTokens(tokens); }
+  void AppendChunk(int layer_index, int first_token, LayerChunk chunk) override {
+    trace_.AppendChunk(layer_index, first_token, std::move(chunk));
+  }
+  bool wants_rows() const override { return false; }
+  void AppendRows(int, int, std::vector<Half>) override {}
+  void AppendStep(StepInfo) override {}
+  void SetLogprobs(int first_token, std::vector<float> logprobs) override { trace_.SetLogprobs(first_token, logprobs); }
+  void SetSegments(std::vector<Segment> segments, std::vector<Span> spans) override {
+    trace_.SetSegments(segments, spans);
+  }
+  void SetAnswer(TraceAnswer answer) override { trace_.SetAnswer(answer); }
+
+ private:
+  MemoryTrace& trace_;
+};
+
+}  // namespace kvscope
