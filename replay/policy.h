@@ -195,7 +195,7 @@ enum class Growth { kAppend, kFixed };
 
 // What a spec says beside the scorer's and the allocator's own parameters.
 struct PolicySettings {
-  Guards guards;
+  Guards guards = {};
   Growth growth = Growth::kAppend;
   int every = 0;
   int chunk_tokens = 1;
