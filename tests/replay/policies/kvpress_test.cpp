@@ -105,7 +105,9 @@ TEST_P(Kvpress, ScoresAndKeptSetsAgree) {
   const KvpressFixture& fixture = Fixture();
   const PolicySpec spec = PolicySpec::Parse(GetParam().spec);
   const size_t row = fixture.num_tokens;
-  for (const nlohmann::json& expected : fixture.Press(GetParam().press)["kept"]) {
+  const nlohmann::json press = fixture.Press(GetParam().press);
+  ASSERT_EQ(press["kept"].size(), 2u);
+  for (const nlohmann::json& expected : press["kept"]) {
     const double ratio = expected["compression_ratio"];
     const int entries = BudgetSpec{BudgetSpec::Unit::kCompressionRatio, ratio}.Entries(fixture.num_tokens, 1, 1);
     const float* scores = fixture.Array<float>(expected["scores"]);
