@@ -15,6 +15,7 @@ std::string ToString(const StatisticSpec& spec) {
   if (spec.last_rows > 0) text += StrCat("_last", spec.last_rows);
   if (spec.min_distance > 0) text += StrCat("_distance", spec.min_distance);
   if (spec.kind == StatisticSpec::Kind::kGeometric) text += StrCat("_halflife", spec.half_life);
+  if (spec.skip_rows > 0) text += StrCat("_skip", spec.skip_rows);
   return text;
 }
 
@@ -31,13 +32,14 @@ double ElementOf(const void* data, DType dtype, int64_t index) {
 void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> specs, std::span<std::vector<float>> out) {
   for (size_t s = 0; s < specs.size(); ++s) {
     const StatisticSpec& spec = specs[s];
+    const int row_end = p.row_end - spec.skip_rows;
     const double alpha = spec.half_life > 0 ? 1 - std::exp2(-1 / spec.half_life) : 0;
     out[s].assign(static_cast<size_t>(p.group) * p.row_end, 0.0f);
     for (int head = 0; head < p.group; ++head) {
       std::vector<double> total(p.row_end, 0.0);
       for (int row = 0; row < p.num_rows; ++row) {
         const int query = p.q_token[row];
-        if (query >= p.row_end || (spec.last_rows > 0 && query < p.row_end - spec.last_rows)) continue;
+        if (query >= row_end || (spec.last_rows > 0 && query < row_end - spec.last_rows)) continue;
         const int64_t q_row = static_cast<int64_t>(head) * p.num_rows + row;
         for (int token = 0; token <= query - spec.min_distance; ++token) {
           double score = 0;
@@ -57,7 +59,7 @@ void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> spe
               total[token] = std::max(total[token], weight);
               break;
             case StatisticSpec::Kind::kGeometric:
-              total[token] += alpha * std::pow(1 - alpha, p.row_end - 1 - query) * weight;
+              total[token] += alpha * std::pow(1 - alpha, row_end - 1 - query) * weight;
               break;
           }
         }

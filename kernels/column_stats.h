@@ -24,6 +24,7 @@ struct StatisticSpec {
   int last_rows = 0;     // only rows t >= row_end - last_rows; 0: all rows
   int min_distance = 0;  // 0 counts the diagonal, 1 is strictly later queries
   double half_life = 0;  // kGeometric only, in queries
+  int skip_rows = 0;     // the statistic as it was this many rows before row_end: one pass serves several decisions
   auto operator<=>(const StatisticSpec&) const = default;
 };
 std::string ToString(const StatisticSpec& spec);

@@ -17,11 +17,9 @@ namespace {
 
 constexpr int kQueryBlock = 64;
 
-// First row (index into q_token) that a spec looks at.
-int FirstRow(const ColumnStatsProblem& p, const StatisticSpec& spec) {
-  if (spec.last_rows == 0) return 0;
-  return static_cast<int>(std::lower_bound(p.q_token.begin(), p.q_token.end(), p.row_end - spec.last_rows) -
-                          p.q_token.begin());
+// First row (index into q_token) at or after a token.
+int RowOfToken(const ColumnStatsProblem& p, int token) {
+  return static_cast<int>(std::lower_bound(p.q_token.begin(), p.q_token.end(), token) - p.q_token.begin());
 }
 
 struct Pass {
@@ -30,7 +28,8 @@ struct Pass {
   std::span<std::vector<float>> out;
   int num_rows = 0;                            // rows before row_end
   int first_row = 0;                           // first row that any spec needs
-  std::vector<int> spec_first_row;             // [spec]
+  std::vector<int> spec_first_row;             // [spec] first row that it looks at
+  std::vector<int> spec_end_row;               // [spec] and the one after its last
   std::vector<std::vector<float>> row_factor;  // [spec][row], kGeometric only
 };
 
@@ -107,7 +106,7 @@ void RunTile(const Pass& pass, int tile) {
         ExpShifted({weights, static_cast<size_t>(padded)},
                    p.lse[static_cast<int64_t>(head) * p.num_rows + row_begin + row]);
         for (int s = 0; s < num_specs; ++s) {
-          if (row_begin + row < pass.spec_first_row[s]) continue;
+          if (row_begin + row < pass.spec_first_row[s] || row_begin + row >= pass.spec_end_row[s]) continue;
           const float factor = pass.row_factor[s].empty() ? 1.0f : pass.row_factor[s][row_begin + row];
           // min_distance shifts which tokens this row may touch: token <= query - min_distance.
           const int reach = std::min(count + pass.specs[s].min_distance, p.q_token[row_begin + row] - tile + 1);
@@ -136,18 +135,20 @@ void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> spe
   KVSCOPE_CHECK_EQ(specs.size(), out.size());
   KVSCOPE_CHECK_LE(p.row_end, p.num_tokens);
   if (specs.empty()) return;
-  Pass pass{p, specs, out, 0, 0, {}, {}};
-  pass.num_rows = static_cast<int>(std::lower_bound(p.q_token.begin(), p.q_token.end(), p.row_end) - p.q_token.begin());
+  Pass pass{p, specs, out, 0, 0, {}, {}, {}};
+  pass.num_rows = RowOfToken(p, p.row_end);
   pass.first_row = pass.num_rows;
   pass.row_factor.resize(specs.size());
   for (size_t s = 0; s < specs.size(); ++s) {
     out[s].assign(static_cast<size_t>(p.group) * p.row_end, 0.0f);
-    pass.spec_first_row.push_back(FirstRow(p, specs[s]));
+    const int row_end = p.row_end - specs[s].skip_rows;
+    pass.spec_first_row.push_back(specs[s].last_rows > 0 ? RowOfToken(p, row_end - specs[s].last_rows) : 0);
+    pass.spec_end_row.push_back(RowOfToken(p, row_end));
     pass.first_row = std::min(pass.first_row, pass.spec_first_row[s]);
     if (specs[s].kind != StatisticSpec::Kind::kGeometric) continue;
     const double alpha = 1 - std::exp2(-1 / specs[s].half_life);
-    for (int row = 0; row < pass.num_rows; ++row) {
-      pass.row_factor[s].push_back(static_cast<float>(alpha * std::pow(1 - alpha, p.row_end - 1 - p.q_token[row])));
+    for (int row = 0; row < pass.spec_end_row[s]; ++row) {
+      pass.row_factor[s].push_back(static_cast<float>(alpha * std::pow(1 - alpha, row_end - 1 - p.q_token[row])));
     }
   }
   const int num_tiles = (p.row_end + kTileTokens - 1) / kTileTokens;

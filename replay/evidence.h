@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// The evidence pass: every statistic of attention columns that any policy of a sweep declared, from one tiled sweep
+// over Q, K and lse of each (layer, KV head). Decisions at different tokens share the pass.
+//
+// Memory: at most one KV head's q, k, v, lse per thread, and the statistics of the layers asked for at once
+// (specs * heads * row_end floats each), whatever the size of the trace. Results do not depend on threads.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/trace.h"
+#include "kernels/column_stats.h"
+#include "replay/policy.h"
+
+namespace kvscope {
+
+// Empty when replay can work on this trace, else the reason: its level holds no q, k, v; a layer has a window, a soft
+// cap or a sink; layers differ in shape; ...
+std::string WhyNotReplayable(const TraceSource& source);
+ModelShape ShapeOf(const TraceInfo& info);
+// Tokens that every layer holds with their query rows; a file that was cut short or still grows has layers that differ.
+int NumTokens(const TraceSource& source);
+// Empty when every query row in [begin, end) is stored in every layer, else a sentence.
+std::string WhyRowsAreMissing(const TraceSource& source, int begin, int end);
+
+// The statistics of one layer.
+struct LayerEvidence {
+  int layer_index = 0, row_end = 0;
+  ModelShape shape;
+  std::map<StatisticSpec, std::vector<float>> statistics;   // [num_heads, row_end], head after head
+  std::vector<std::shared_ptr<const KvHeadData>> kv_heads;  // when keys or values were asked for, else empty
+
+  // Of the first `num_tokens` tokens of a head, as at a decision at token num_tokens. It is a bug to ask for what was
+  // not computed.
+  std::span<const float> Statistic(const StatisticSpec& spec, int head, int num_tokens) const;
+};
+
+class Evidence {
+ public:
+  // Statistics look at tokens and rows before row_end.
+  Evidence(const TraceSource& source, int row_end);
+  // Asks for a statistic as of a decision at num_tokens <= row_end.
+  void Add(const StatisticSpec& spec, int num_tokens);
+  void KeepKeysAndValues() { keeps_rows_ = true; }
+  // Several layers at a time, in parallel.
+  std::vector<LayerEvidence> Compute(int layer_begin, int layer_end) const;
+
+ private:
+  const TraceSource& source_;
+  int row_end_;
+  bool keeps_rows_ = false;
+  std::vector<StatisticSpec> specs_;  // skip_rows set, no two alike
+};
+
+// One layer as policies see it at a decision.
+class EvidenceView final : public LayerView {
+ public:
+  EvidenceView(const LayerEvidence& evidence, int num_tokens, uint64_t seed)
+      : evidence_(evidence), num_tokens_(num_tokens), seed_(seed) {}
+  int layer_index() const override { return evidence_.layer_index; }
+  const ModelShape& shape() const override { return evidence_.shape; }
+  int num_tokens() const override { return num_tokens_; }
+  std::span<const float> Statistic(const StatisticSpec& spec, int head) const override {
+    return evidence_.Statistic(spec, head, num_tokens_);
+  }
+  std::vector<float> Keys(int kv_head) const override;
+  std::vector<float> Values(int kv_head) const override;
+  uint64_t seed() const override { return seed_; }
+
+ private:
+  const LayerEvidence& evidence_;
+  int num_tokens_;
+  uint64_t seed_;
+};
+
+}  // namespace kvscope
