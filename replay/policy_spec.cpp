@@ -190,6 +190,11 @@ PolicySpec PolicySpec::Parse(const std::string& text) {
     throw Error(StrCat("policy '", text.substr(0, 40), "...': expected at most ", kLongestSpec, " characters, found ",
                        text.size()));
   }
+  for (size_t place = 0; place < text.size(); ++place) {
+    const int byte = static_cast<unsigned char>(text[place]);
+    if (byte >= ' ' && byte <= '~') continue;
+    throw Error(StrCat("policy spec: expected printable ASCII, found byte ", byte, " at character ", place + 1));
+  }
   const std::string where = Where(text);
   const Pieces given = Split(text);
   const Pieces pieces = Expand(given);

@@ -92,7 +92,9 @@ double Params::Real(const std::string& name, double default_value, double min, d
     }
     value = *number;
   }
-  Describe({name, StrCat(value), range, help});
+  char shortest[32];  // text that reads back as the same number
+  const char* const end = std::to_chars(shortest, shortest + sizeof(shortest), value).ptr;
+  Describe({name, std::string(static_cast<const char*>(shortest), end), range, help});
   return value;
 }
 

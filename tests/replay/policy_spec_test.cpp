@@ -40,7 +40,8 @@ TEST(PolicySpec, ReadsEveryPart) {
 }
 
 TEST(PolicySpec, ParametersAreCanonicalAndParseAgain) {
-  for (const char* text : {"snapkv", "h2o", "adkvc:tracker=max", "tova", "ada_kv", "observed_attention"}) {
+  for (const char* text : {"snapkv", "h2o", "adkvc:tracker=max", "tova", "ada_kv", "observed_attention",
+                           "adkvc:half_life=12.3456789012"}) {
     const PolicySpec spec = PolicySpec::Parse(text);
     const PolicySpec again = PolicySpec::Parse(spec.scorer + "+" + spec.allocator + ":" + spec.parameters);
     EXPECT_EQ(again.parameters, spec.parameters) << text;
@@ -126,6 +127,7 @@ TEST(PolicySpec, RefusesWhatDoesNotFollowTheGrammar) {
                           "snapkv@"}) {
     EXPECT_THAT(MessageOf(bad), StartsWith(std::string("policy '") + bad + "'")) << bad;
   }
+  EXPECT_EQ(MessageOf("snap\nkv"), "policy spec: expected printable ASCII, found byte 10 at character 5");
   EXPECT_THAT(MessageOf(std::string(5000, 'a')), HasSubstr("at most 1000 characters"));
 }
 

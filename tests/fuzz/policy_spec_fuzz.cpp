@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// links: kvscope_replay_lib
+// A policy spec is refused with one line that names it, or its policy decides on a small layer within its budget, and
+// its canonical parameters parse to themselves.
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "core/error.h"
+#include "replay/policy_spec.h"
+
+namespace kvscope {
+namespace {
+
+constexpr int kTokens = 40, kEntries = 11;
+constexpr ModelShape kShape{.num_layers = 2, .num_heads = 4, .num_kv_heads = 2, .head_dim_k = 8, .head_dim_v = 8};
+
+void Require(bool condition) {
+  if (!condition) std::abort();
+}
+
+class SmallLayer final : public LayerView {
+ public:
+  explicit SmallLayer(int layer_index) : layer_index_(layer_index), values_(kTokens) {
+    for (int token = 0; token < kTokens; ++token) values_[token] = static_cast<float>((token * 7 + layer_index) % 5);
+  }
+  int layer_index() const override { return layer_index_; }
+  const ModelShape& shape() const override { return kShape; }
+  int num_tokens() const override { return kTokens; }
+  std::span<const float> Statistic(const StatisticSpec&, int) const override { return values_; }
+  std::vector<float> Keys(int) const override { return {}; }
+  std::vector<float> Values(int) const override { return {}; }
+  uint64_t seed() const override { return 1; }
+
+ private:
+  int layer_index_;
+  std::vector<float> values_;
+};
+
+void CheckDecision(const PolicySpec& spec, const Guards& guards) {
+  const std::unique_ptr<Policy> policy = spec.MakePolicy(guards);
+  const PolicyNeeds needs = policy->Needs(kShape);
+  for (int layer = 0; layer < kShape.num_layers; ++layer) policy->AfterLayer(SmallLayer(layer));
+  const Budgets budgets = policy->Allocate(kShape, kTokens, kEntries);
+  size_t kept = 0;
+  for (int layer = 0; layer < kShape.num_layers; ++layer) {
+    for (const HeadPlan& plan : policy->Select(layer, budgets[layer])) {
+      kept += plan.keep.size();
+      for (size_t i = 0; i < plan.keep.size(); ++i) Require(i == 0 || plan.keep[i - 1] < plan.keep[i]);
+    }
+  }
+  if (!needs.fixed_rate && !needs.oracle) Require(kept <= size_t{kEntries} * kShape.num_layers * kShape.num_kv_heads);
+}
+
+}  // namespace
+}  // namespace kvscope
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace kvscope;
+  const std::string text(reinterpret_cast<const char*>(data), size);
+  PolicySpec spec;
+  try {
+    spec = PolicySpec::Parse(text);
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    Require(message.starts_with("policy ") && message.find('\n') == std::string::npos && message.size() < 4000);
+    return 0;
+  }
+  std::string again = spec.scorer + (spec.allocator == "uniform" ? "" : "+" + spec.allocator);
+  again += "@" + spec.store + (spec.parameters.empty() ? "" : ":" + spec.parameters);
+  Require(PolicySpec::Parse(again).parameters == spec.parameters);
+  Require(spec.MakeStore()->Make(8, 8)->bytes() == 0);
+  CheckDecision(spec, {});
+  CheckDecision(spec, {.sinks = 4, .recent = 7});
+  return 0;
+}
