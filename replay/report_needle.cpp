@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who lost the needle, in which layer and head, when; and whether relevance knew where it was.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "replay/chart_matrix.h"
+#include "replay/chart_strips.h"
+#include "replay/report_sections.h"
+
+namespace kvscope {
+namespace {
+
+constexpr double kNoValue = std::numeric_limits<double>::quiet_NaN();
+
+// Figures of the needle come from replay where it ran, else from live.
+std::string NeedleMode(const ReportData& data) {
+  for (const char* mode : {"replay", "live"}) {
+    for (const Cell& cell : data.cells) {
+      if (cell.mode == mode && cell.MeanArray("needle_retention")) return mode;
+    }
+  }
+  return "";
+}
+
+double MeanOf(const NamedArray& array) {
+  double sum = 0;
+  int count = 0;
+  for (const float value : array.values) {
+    if (!std::isfinite(value)) continue;
+    sum += value;
+    ++count;
+  }
+  return count ? sum / count : kNoValue;
+}
+
+// [layer, kv_head] to a panel with heads down and layers across.
+MatrixPanel RetentionPanel(const std::optional<NamedArray>& retention, int layers, int heads) {
+  MatrixPanel panel;
+  panel.rows = heads;
+  panel.columns = layers;
+  panel.values.assign(static_cast<size_t>(layers) * heads, kNoValue);
+  if (!retention || retention->shape.size() != 2 || retention->shape[0] != layers || retention->shape[1] != heads)
+    return panel;
+  for (int layer = 0; layer < layers; ++layer) {
+    for (int head = 0; head < heads; ++head) {
+      panel.values[static_cast<size_t>(head) * layers + layer] =
+          retention->values[static_cast<size_t>(layer) * heads + head];
+    }
+  }
+  panel.note = PercentText(MeanOf(*retention));
+  return panel;
+}
+
+std::vector<Budget> AskedBudgets(const ReportData& data) {
+  std::vector<Budget> budgets;
+  for (const Budget& budget : data.budgets) {
+    if (!budget.label.empty()) budgets.push_back(budget);
+  }
+  return budgets.empty() ? data.budgets : budgets;
+}
+
+// Policies with a retention, from best to worst at the smallest budget; references first.
+std::vector<PolicyName> ByRetention(const ReportData& data, const std::string& mode,
+                                    const std::vector<Budget>& budgets) {
+  std::vector<std::pair<double, PolicyName>> keyed;
+  for (const PolicyName& name : data.policies) {
+    for (auto budget = budgets.rbegin(); budget != budgets.rend(); ++budget) {
+      const Cell* cell = data.Find(name.label, mode, *budget);
+      const auto retention = cell ? cell->MeanArray("needle_retention") : std::nullopt;
+      if (!retention) continue;
+      keyed.emplace_back(data.IsReference(name.label) ? 2 : MeanOf(*retention), name);
+      break;
+    }
+  }
+  std::stable_sort(keyed.begin(), keyed.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<PolicyName> names;
+  for (const auto& [key, name] : keyed) names.push_back(name);
+  return names;
+}
+
+std::optional<Svg> RetentionChart(const ReportData& data, const std::string& mode) {
+  const std::vector<Budget> budgets = AskedBudgets(data);
+  MatrixChartSpec spec;
+  spec.alt = "needle retention by layer and KV head, one strip per policy and budget";
+  int layers = 0, heads = 0;
+  for (const Cell& cell : data.cells) {
+    const auto retention = cell.mode == mode ? cell.MeanArray("needle_retention") : std::nullopt;
+    if (!retention || retention->shape.size() != 2) continue;
+    layers = std::max(layers, static_cast<int>(retention->shape[0]));
+    heads = std::max(heads, static_cast<int>(retention->shape[1]));
+  }
+  if (layers == 0 || heads == 0) return std::nullopt;
+  for (const PolicyName& name : ByRetention(data, mode, budgets)) {
+    for (const Budget& budget : budgets) {
+      const Cell* cell = data.Find(name.label, mode, budget);
+      spec.panels.push_back(RetentionPanel(cell ? cell->MeanArray("needle_retention") : std::nullopt, layers, heads));
+      spec.panels.back().title = name.label;
+    }
+  }
+  if (spec.panels.empty()) return std::nullopt;
+  spec.panels_across = static_cast<int>(budgets.size());
+  for (const Budget& budget : budgets) spec.headers.push_back(BudgetTitle(budget));
+  spec.titles_left = true;
+  spec.row_label = "KV head";
+  spec.column_label = "layer";
+  spec.row_names = AxisNames(data, "kv_head_numbers", static_cast<size_t>(heads));
+  spec.column_names = AxisNames(data, "layer_numbers", static_cast<size_t>(layers));
+  spec.cell_width = std::clamp(330.0 / layers, 5.0, 24.0);
+  spec.cell_height = heads > 4 ? 8 : 10;
+  spec.unit = Unit::kPercent;
+  spec.scale_label = "share of the needle's entries kept";
+  return MatrixChart(spec);
+}
+
+struct HeadCounts {
+  double whole = 0, part = 0, lost = 0;              // heads, mean over traces
+  std::vector<std::pair<double, int>> worst_layers;  // retention, layer
+};
+
+HeadCounts CountHeads(const Cell& cell) {
+  HeadCounts counts;
+  int rows = 0;
+  for (const Results::Row* row : cell.rows) {
+    const NamedArray* retention = row->Find("needle_retention");
+    if (!retention) continue;
+    ++rows;
+    for (const float value : retention->values) {
+      if (!std::isfinite(value)) continue;
+      (value > 0.999f ? counts.whole : value < 0.001f ? counts.lost : counts.part) += 1;
+    }
+  }
+  for (double* count : {&counts.whole, &counts.part, &counts.lost}) *count /= std::max(rows, 1);
+  const auto mean = cell.MeanArray("needle_retention");
+  if (!mean || mean->shape.size() != 2) return counts;
+  for (int64_t layer = 0; layer < mean->shape[0]; ++layer) {
+    double sum = 0;
+    for (int64_t head = 0; head < mean->shape[1]; ++head)
+      sum += mean->values[static_cast<size_t>(layer * mean->shape[1] + head)];
+    if (std::isfinite(sum))
+      counts.worst_layers.emplace_back(sum / static_cast<double>(mean->shape[1]), static_cast<int>(layer));
+  }
+  std::sort(counts.worst_layers.begin(), counts.worst_layers.end());
+  return counts;
+}
+
+// "0, 7, 12 (0 to 12 %)": the three layers that keep least, when they keep less than everything.
+std::string WorstLayers(const HeadCounts& counts, const std::vector<std::string>& layer_names) {
+  std::vector<std::string> names;
+  double highest = 0;
+  for (const auto& [retention, layer] : counts.worst_layers) {
+    if (names.size() == 3 || retention > 0.999) break;
+    names.push_back(layer_names[static_cast<size_t>(layer)]);
+    highest = retention;
+  }
+  if (names.empty()) return "none";
+  return StrCat(Listed(names), " (", names.size() > 1 ? "at most " : "", PercentText(highest), ")");
+}
+
+void HeadTable(ReportPage& page, const ReportData& data, const std::string& mode) {
+  std::vector<ReportPage::TableRow> rows;
+  const std::vector<Budget> budgets = AskedBudgets(data);
+  double heads = 0;
+  for (const Budget& budget : budgets) {
+    bool first = true;
+    for (const PolicyName& name : ByRetention(data, mode, budgets)) {
+      const Cell* cell = data.Find(name.label, mode, budget);
+      const auto mean = cell ? cell->MeanArray("needle_retention") : std::nullopt;
+      if (!mean || mean->shape.size() != 2) continue;
+      const HeadCounts counts = CountHeads(*cell);
+      heads = static_cast<double>(mean->values.size());
+      const auto lost_step = cell->Mean("needle_first_lost_step"), weight = cell->Mean("needle_weight_ratio");
+      ReportPage::TableRow row;
+      row.starts_block = first;
+      row.quiet = data.IsReference(name.label);
+      first = false;
+      const auto layer_names = AxisNames(data, "layer_numbers", static_cast<size_t>(mean->shape[0]));
+      row.cells = {name.label,
+                   budget.label,
+                   StrCat(CountText(counts.whole), " of ", CountText(heads)),
+                   CountText(counts.part),
+                   CountText(counts.lost),
+                   lost_step ? NumberText(*lost_step, 2) : "–",
+                   weight ? NumberText(*weight, 2) : "–",
+                   WorstLayers(counts, layer_names)};
+      rows.push_back(std::move(row));
+    }
+  }
+  if (rows.empty()) return;
+  page.Table(
+      {}, {},
+      {{"policy", "", true},
+       {"keep", "asked share of the bytes", false},
+       {"needle whole in", "KV heads that kept every needle entry, mean over traces", false},
+       {"in part in", "", false},
+       {"lost in", "KV heads that kept none", false},
+       {"first lost at step", "first query after the decision with a needle entry gone, mean; 0: at once", false},
+       {"weight ratio", "weight on the needle, of the full cache's", false},
+       {"layers that keep least", "", true}},
+      rows,
+      "Counts are KV heads over all layers, means over traces. Step 0 means lost at the decision itself. A dash: never "
+      "lost, or "
+      "not measured.");
+}
+
+// The trace whose needle lies nearest the middle.
+const Results::Row* MiddleRow(const Cell& cell) {
+  const Results::Row* best = nullptr;
+  double best_distance = 1e9;
+  for (const Results::Row* row : cell.rows) {
+    const double distance = std::fabs(row->figures.Number("depth").value_or(0.5) - 0.5);
+    if (row->Find("kept") && distance < best_distance - 1e-9) {
+      best = row;
+      best_distance = distance;
+    }
+  }
+  return best;
+}
+
+KeptChartSpec::Panel KeptPanel(const NamedArray& kept, const std::string& label, int bins) {
+  KeptChartSpec::Panel panel{label, "", {}};
+  const int64_t layers = kept.shape[0], heads = kept.shape[1], tokens = kept.shape[2];
+  double all = 0;
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    for (int64_t bin = 0; bin < bins; ++bin) {
+      const int64_t begin = bin * tokens / bins, end = std::max(begin + 1, (bin + 1) * tokens / bins);
+      double sum = 0;
+      for (int64_t head = 0; head < heads; ++head) {
+        for (int64_t token = begin; token < end; ++token)
+          sum += kept.values[static_cast<size_t>((layer * heads + head) * tokens + token)];
+      }
+      panel.share.push_back(sum / static_cast<double>(heads * (end - begin)));
+      all += panel.share.back();
+    }
+  }
+  panel.note = PercentText(all / static_cast<double>(panel.share.size()));
+  return panel;
+}
+
+std::optional<double> NumberAttribute(const Results::Trace& trace, const std::string& name) {
+  const auto found = trace.attributes.find(name);
+  if (found == trace.attributes.end()) return std::nullopt;
+  char* end = nullptr;
+  const double value = std::strtod(found->second.c_str(), &end);
+  return end != found->second.c_str() && std::isfinite(value) ? std::optional<double>(value) : std::nullopt;
+}
+
+void KeptMap(ReportPage& page, const SectionContext& context, const std::string& mode) {
+  const ReportData& data = context.data;
+  const std::vector<Budget> budgets = AskedBudgets(data);
+  const Budget& budget = budgets.back();
+  KeptChartSpec spec;
+  std::string run_id;
+  std::vector<int64_t> shape;
+  for (const PolicyName& name : ByRetention(data, mode, {budget})) {
+    const Cell* cell = data.Find(name.label, mode, budget);
+    const Results::Row* row = cell ? MiddleRow(*cell) : nullptr;
+    const NamedArray* kept = row ? row->Find("kept") : nullptr;
+    if (!kept || kept->shape.size() != 3 || kept->values.empty()) continue;
+    if (shape.empty()) {
+      shape = kept->shape;
+      run_id = row->figures.Text("run_id");
+      spec.layers = static_cast<int>(shape[0]);
+      spec.num_tokens = static_cast<int>(shape[2]);
+      spec.bins = std::min(spec.num_tokens, 320);
+    }
+    if (kept->shape == shape) spec.panels.push_back(KeptPanel(*kept, name.label, spec.bins));
+  }
+  if (spec.panels.empty()) return;
+  for (const Results::Trace* trace : data.traces) {
+    if (trace->run_id != run_id) continue;
+    spec.needle_begin = NumberAttribute(*trace, "needle_begin");
+    spec.needle_end = NumberAttribute(*trace, "needle_end");
+  }
+  if (spec.needle_begin && (*spec.needle_begin < 0 || *spec.needle_begin > spec.num_tokens)) spec.needle_begin.reset();
+  if (spec.needle_end && (*spec.needle_end < 0 || *spec.needle_end > spec.num_tokens)) spec.needle_end.reset();
+  page.Figure(context.slug_prefix + "kept_map", KeptChart(spec),
+              StrCat("What is left at ", BudgetTitle(budget), " in trace ", run_id,
+                     ": one strip per policy, one line of pixels per layer, tokens from left to right, darker where "
+                     "more KV heads kept "
+                     "them. The share kept stands at the right; the needle lies between the orange lines."));
+}
+
+}  // namespace
+
+void WriteNeedle(ReportPage& page, const SectionContext& context) {
+  const ReportData& data = context.data;
+  const std::string mode = NeedleMode(data);
+  if (mode.empty()) {
+    page.Paragraph("No needle was marked in these runs.");
+    return;
+  }
+  page.Paragraph(StrCat(
+      "The model can only answer from what is left. Each strip shows, for one policy, which KV heads still hold the "
+      "needle "
+      "when the answer is written (",
+      mode,
+      ", mean over traces): pale cells have lost it. A policy may lose it in most heads and still answer, if the heads "
+      "that retrieve are among the dark ones."));
+  if (const auto chart = RetentionChart(data, mode)) {
+    page.Figure(context.slug_prefix + "needle_retention", *chart,
+                "Needle entries kept by layer (across) and KV head (down); the mean stands beside each strip. Policies "
+                "are sorted by it, "
+                "references first.");
+  }
+  HeadTable(page, data, mode);
+  KeptMap(page, context, mode);
+}
+
+namespace {
+
+void RelevanceHistogram(ReportPage& page, const SectionContext& context) {
+  const ReportData& data = context.data;
+  HistogramPairSpec spec;
+  std::string statistic;
+  for (const Results::Trace* trace : data.traces) {
+    const NamedArray *needle = trace->Find("relevance_needle"), *rest = trace->Find("relevance_rest");
+    const auto low = NumberAttribute(*trace, "relevance_log10_low"),
+               width = NumberAttribute(*trace, "relevance_log10_width");
+    if (!needle || !rest || !low || !width || *width <= 0 || needle->values.size() != rest->values.size()) continue;
+    if (spec.front.empty()) {
+      spec.front.assign(needle->values.size(), 0);
+      spec.back.assign(needle->values.size(), 0);
+      spec.low = *low;
+      spec.bin_width = *width;
+      const auto name = trace->attributes.find("relevance_statistic");
+      statistic = name == trace->attributes.end() ? "relevance" : name->second;
+    }
+    if (spec.front.size() != needle->values.size() || spec.low != *low || spec.bin_width != *width) continue;
+    for (size_t bin = 0; bin < spec.front.size(); ++bin) {
+      spec.front[bin] += std::isfinite(needle->values[bin]) ? std::max(0.0f, needle->values[bin]) : 0;
+      spec.back[bin] += std::isfinite(rest->values[bin]) ? std::max(0.0f, rest->values[bin]) : 0;
+    }
+  }
+  if (spec.front.empty()) return;
+  spec.front_name = "needle tokens";
+  spec.back_name = "all other tokens";
+  spec.x_label = "log10 of " + statistic;
+  page.Figure(context.slug_prefix + "relevance_histogram", HistogramPair(spec),
+              "How much attention needle tokens receive, against all others, over every layer and head. Where the two "
+              "overlap, no "
+              "threshold on relevance can keep the needle alone.");
+}
+
+struct AucStat {
+  std::string name;
+  NamedArray mean;
+};
+
+std::vector<AucStat> AucStats(const ReportData& data) {
+  std::vector<AucStat> stats;
+  for (const Results::Trace* trace : data.traces) {
+    for (const NamedArray& array : trace->arrays) {
+      if (!array.name.starts_with("needle_auc_") || array.shape.size() != 2 || array.values.empty()) continue;
+      const auto known =
+          std::any_of(stats.begin(), stats.end(), [&](const AucStat& stat) { return stat.mean.name == array.name; });
+      if (known) continue;
+      const auto mean = MeanTraceArray(data, array.name);
+      if (mean) stats.push_back({array.name.substr(11), *mean});
+    }
+  }
+  return stats;
+}
+
+std::string AucSentence(const AucStat& stat, const std::vector<std::string>& layers,
+                        const std::vector<std::string>& heads) {
+  std::vector<double> values;
+  size_t best = 0;
+  int high = 0, below = 0;
+  for (size_t i = 0; i < stat.mean.values.size(); ++i) {
+    const double value = stat.mean.values[i];
+    if (!std::isfinite(value)) continue;
+    if (values.empty() || value > stat.mean.values[best]) best = i;
+    values.push_back(value);
+    high += value >= 0.9;
+    below += value < 0.5;
+  }
+  if (values.empty()) return "";
+  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
+  const size_t columns = static_cast<size_t>(stat.mean.shape[1]);
+  return StrCat("By ", stat.name, ": median AUC ", NumberText(values[values.size() / 2], 2), "; at least 0.9 in ", high,
+                " of ", values.size(), " heads; below chance in ", below, "; highest ",
+                NumberText(stat.mean.values[best], 2), " in layer ", layers[best / columns], ", head ",
+                heads[best % columns], ".");
+}
+
+}  // namespace
+
+void WriteRelevance(ReportPage& page, const SectionContext& context) {
+  const ReportData& data = context.data;
+  const std::vector<AucStat> stats = AucStats(data);
+  RelevanceHistogram(page, context);
+  if (stats.empty()) {
+    page.Paragraph("No relevance of needle tokens was measured; replay a trace that has a needle.");
+    return;
+  }
+  MatrixChartSpec spec;
+  spec.alt = "AUC of relevance for needle tokens, by layer and head";
+  int layers = 0, heads = 0;
+  for (const AucStat& stat : stats) {
+    MatrixPanel panel;
+    panel.columns = static_cast<int>(stat.mean.shape[0]);
+    panel.rows = static_cast<int>(stat.mean.shape[1]);
+    layers = std::max(layers, panel.columns);
+    heads = std::max(heads, panel.rows);
+    for (int head = 0; head < panel.rows; ++head) {
+      for (int layer = 0; layer < panel.columns; ++layer) {
+        panel.values.push_back(stat.mean.values[static_cast<size_t>(layer) * panel.rows + head]);
+      }
+    }
+    panel.title = stat.name;
+    panel.note = "mean " + NumberText(MeanOf(stat.mean), 2);
+    spec.panels.push_back(std::move(panel));
+  }
+  spec.panels_across = layers > 40 ? 1 : 2;
+  spec.row_label = "head";
+  spec.column_label = "layer";
+  spec.row_names = AxisNames(data, "head_numbers", static_cast<size_t>(heads));
+  spec.column_names = AxisNames(data, "layer_numbers", static_cast<size_t>(layers));
+  spec.cell_width = std::clamp(400.0 / layers, 6.0, 26.0);
+  spec.cell_height = heads > 16 ? 8 : 12;
+  spec.diverging = true;
+  spec.scale_label = "AUC: needle tokens ranked above the rest";
+  page.Figure(context.slug_prefix + "needle_auc", MatrixChart(spec),
+              "Does relevance know the needle? AUC 1: every needle token ranks above every other token of the context; "
+              "0.5: chance; cells "
+              "with a dot are below chance. A policy that ranks by this statistic keeps the needle where the cell is "
+              "dark orange.");
+  std::vector<std::string> sentences;
+  for (const AucStat& stat : stats) {
+    const std::string sentence =
+        AucSentence(stat, AxisNames(data, "layer_numbers", static_cast<size_t>(stat.mean.shape[0])),
+                    AxisNames(data, "head_numbers", static_cast<size_t>(stat.mean.shape[1])));
+    if (!sentence.empty()) sentences.push_back(sentence);
+  }
+  page.List(sentences);
+}
+
+}  // namespace kvscope

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replay/text_table.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "replay/chart_axis.h"
+#include "replay/fidelity.h"
+#include "replay/report_data.h"
+
+namespace kvscope {
+namespace {
+
+// Columns of a monospaced terminal: one per code point.
+size_t Columns(const std::string& text) {
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+}
+
+std::string OrDash(const std::optional<double>& value, std::string (*format)(double)) {
+  return value ? format(*value) : "–";
+}
+std::string Plain(double value) {
+  return NumberText(value);
+}
+std::string Percent(double value) {
+  return PercentText(value);
+}
+
+std::string AccuracyText(const std::optional<Accuracy>& accuracy) {
+  if (!accuracy) return "–";
+  const std::string count = StrCat(CountText(accuracy->successes), "/", CountText(accuracy->n));
+  return accuracy->n < 5 ? count : StrCat(PercentText(accuracy->Share()), " (", count, ")");
+}
+
+std::vector<std::string> SummaryLine(const ReportData& data, const std::string& label, const Budget& budget) {
+  const Cell *replay = data.Find(label, "replay", budget), *live = data.Find(label, "live", budget);
+  if (!replay && !live) return {};
+  const auto mean = [](const Cell* cell, std::string_view column) { return cell ? cell->Mean(column) : std::nullopt; };
+  auto retention = mean(replay, "needle_retention");
+  if (!retention) retention = mean(live, "needle_retention");
+  auto bytes = live ? live->PoolFirst({"kept_bytes_mean", "kept_bytes_prefill"}) : std::nullopt;
+  if (!bytes && replay) bytes = replay->PoolFirst({"kept_bytes_mean", "kept_bytes_prefill"});
+  const auto kept = mean(replay ? replay : live, "kept_fraction");
+  return {label,
+          OrDash(kept, Percent),
+          AccuracyText(live ? live->PooledAccuracy() : std::nullopt),
+          OrDash(mean(live, "answer_nll"), Plain),
+          OrDash(mean(replay, "attention_loss"), Plain),
+          OrDash(retention, Percent),
+          bytes ? BytesText(bytes->mean) : "–"};
+}
+
+}  // namespace
+
+std::string AlignedTable(const std::vector<std::vector<std::string>>& rows, size_t left_columns) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()), 0);
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], Columns(row[i]));
+  }
+  std::string text;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    std::string line;
+    for (size_t i = 0; i < rows[r].size(); ++i) {
+      const std::string pad(widths[i] - Columns(rows[r][i]), ' ');
+      if (i > 0) line += "  ";
+      line += i < left_columns ? rows[r][i] + pad : pad + rows[r][i];
+    }
+    while (!line.empty() && line.back() == ' ') line.pop_back();
+    text += line + "\n";
+    if (r == 0) {
+      size_t width = 0;
+      for (const size_t column : widths) width += column + 2;
+      for (size_t i = 0; i + 2 < width; ++i) text += "─";
+      text += "\n";
+    }
+  }
+  return text;
+}
+
+std::string SummaryTable(const Results& results) {
+  std::string text;
+  const std::vector<ReportData> groups = GatherReportData(results);
+  for (const ReportData& data : groups) {
+    if (groups.size() > 1) text += StrCat(text.empty() ? "" : "\n", data.model, ", ", data.task, "\n");
+    std::vector<std::vector<std::string>> rows{
+        {"policy", "kept", "live accuracy", "answer NLL", "attention loss", "needle kept", "KV cache"}};
+    for (const Budget& budget : data.budgets) {
+      for (const PolicyName& policy : data.policies) {
+        if (auto line = SummaryLine(data, policy.label, budget); !line.empty()) rows.push_back(std::move(line));
+      }
+    }
+    text += AlignedTable(rows);
+  }
+  return text;
+}
+
+std::string FidelityTable(const Fidelity& fidelity) {
+  std::vector<std::vector<std::string>> rows{
+      {"policy", "keep", "runs", "same entries", "lowest", "attention loss", "live KL", "live answer NLL"}};
+  for (const FidelityPair& pair : fidelity.pairs) {
+    rows.push_back({pair.label, pair.budget.empty() ? "–" : pair.budget, StrCat(pair.runs), OrDash(pair.jaccard, Plain),
+                    OrDash(pair.jaccard_lowest, Plain), OrDash(pair.attention_loss, Plain), OrDash(pair.kl, Plain),
+                    OrDash(pair.answer_nll, Plain)});
+  }
+  std::string text = AlignedTable(rows);
+  for (const FidelityCorrelation& correlation : fidelity.correlations) {
+    text +=
+        StrCat("rank correlation of attention loss with live ", correlation.live_figure == "kl" ? "KL" : "answer NLL",
+               correlation.budget.empty() ? ", all budgets" : StrCat(", keep ", correlation.budget), ": ",
+               NumberText(correlation.rank.rho, 2), " (95 % ", NumberText(correlation.rank.low, 2), " to ",
+               NumberText(correlation.rank.high, 2), ", n = ", correlation.rank.n, ")\n");
+  }
+  return text;
+}
+
+}  // namespace kvscope
