@@ -271,6 +271,9 @@ File File::OpenToRead(const std::string& path) {
   file.id_ = Id(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()));
   if (file.id_) return file;
   const std::string why = WhyItFailed();
+  // A block that a writer is replacing may fail its checksum at first. HDF5 doubles the pause after every attempt, so
+  // this many take about a quarter of a second; the default of 100 would never end on a damaged file.
+  H5Pset_metadata_read_attempts(access.get(), 28);
   file.id_ = Id(H5Fopen(path.c_str(), H5F_ACC_RDONLY | H5F_ACC_SWMR_READ, access.get()));
   if (!file.id_) {
     H5Eclear2(H5E_DEFAULT);

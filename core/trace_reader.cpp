@@ -220,6 +220,9 @@ const std::vector<StepInfo>& TraceReader::steps() const {
 bool TraceReader::HasRows() const {
   return HoldsRows(state_->info.level);
 }
+int TraceReader::num_rows() const {
+  return HasRows() && !state_->layers.empty() ? static_cast<int>(state_->layers[0].rows_token.size()) : 0;
+}
 const std::vector<int>& TraceReader::q_token(int layer_index) const {
   return state_->layers.at(layer_index).q_token;
 }

@@ -26,6 +26,7 @@ class TraceReader final : public TraceSource {
   TraceStatus status() const;
   const std::vector<StepInfo>& steps() const;
   bool HasRows() const;
+  int num_rows() const;  // recorded decode rows of every head
   // head_index counts info().layers[layer_index].heads.
   RecordedRows ReadRows(int layer_index, int head_index) const;
   int64_t file_bytes() const;

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `kvscope info` and `kvscope verify` say about a trace, for people and for programs.
+#pragma once
+
+#include <string>
+
+#include "core/trace_reader.h"
+
+namespace kvscope {
+
+std::string SummaryText(const std::string& path, const TraceReader& trace);
+std::string SummaryJson(const std::string& path, const TraceReader& trace);
+std::string VerifyText(const std::string& path, const TraceReader& trace, const VerifyResult& result);
+std::string VerifyJson(const std::string& path, const VerifyResult& result);
+
+}  // namespace kvscope
