@@ -116,6 +116,9 @@ void Fail(const std::string& place, std::string_view what) {
 Lock::Lock() {
   if (lock_depth++ > 0) return;
   Mutex().lock();
+  // HDF5's own clean-up at exit crashes when a file could not be closed on a full disk. Everything here has an owner.
+  static const bool no_cleanup_at_exit = H5dont_atexit() >= 0;
+  static_cast<void>(no_cleanup_at_exit);
   // A thread-safe HDF5 keeps one error stack, and one printer of it, per thread.
   thread_local const bool silenced = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
   static_cast<void>(silenced);
