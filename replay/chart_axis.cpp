@@ -12,16 +12,6 @@
 namespace kvscope {
 namespace {
 
-std::string Fixed(double value, int decimals) {
-  char buffer[64];
-  std::snprintf(buffer, sizeof buffer, "%.*f", decimals, value);
-  std::string text = buffer;
-  if (text.find_first_not_of("-0.") == std::string::npos && text[0] == '-') text.erase(0, 1);
-  const size_t point = std::min(text.find('.'), text.size()), begin = text[0] == '-' ? 1 : 0;
-  for (size_t at = point; at > begin + 3; at -= 3) text.insert(at - 3, 1, ',');
-  return text[0] == '-' ? StrCat("\u2212", text.substr(1)) : text;
-}
-
 // 1, 2 or 5 times a power of ten, not below `step`.
 double RoundStep(double step) {
   const double power = std::pow(10, std::floor(std::log10(step)));
@@ -31,11 +21,29 @@ double RoundStep(double step) {
   return 10 * power;
 }
 
-int DecimalsOf(double step) {
-  return std::clamp(static_cast<int>(std::ceil(-std::log10(step) - 1e-9)), 0, 12);
+// Fewest decimals that write every tick exactly, six at most.
+int DecimalsOf(const std::vector<double>& ticks, double factor) {
+  for (int decimals = 0; decimals < 6; ++decimals) {
+    const double scale = factor * std::pow(10, decimals);
+    const auto exact = [&](double tick) {
+      return std::fabs(tick * scale - std::round(tick * scale)) < 1e-6 * std::max(1.0, std::fabs(tick * scale));
+    };
+    if (std::all_of(ticks.begin(), ticks.end(), exact)) return decimals;
+  }
+  return 6;
 }
 
 }  // namespace
+
+std::string FixedText(double value, int decimals) {
+  char buffer[64];
+  std::snprintf(buffer, sizeof buffer, "%.*f", decimals, value);
+  std::string text = buffer;
+  if (text.find_first_not_of("-0.") == std::string::npos && text[0] == '-') text.erase(0, 1);
+  const size_t point = std::min(text.find('.'), text.size()), begin = text[0] == '-' ? 1 : 0;
+  for (size_t at = point; at > begin + 3; at -= 3) text.insert(at - 3, 1, ',');
+  return text[0] == '-' ? StrCat("\u2212", text.substr(1)) : text;
+}
 
 std::vector<double> RoundTicks(double low, double high, int wanted) {
   KVSCOPE_CHECK(low < high && wanted > 0);
@@ -63,6 +71,8 @@ std::vector<double> LogTicks(double low, double high) {
 
 std::string NumberText(double value, int digits) {
   if (value == 0) return "0";
+  if (value == std::round(value) && std::fabs(value) < 1e9 && std::fabs(value) >= std::pow(10, digits - 1))
+    return FixedText(value, 0);
   const double magnitude = std::fabs(value);
   if (magnitude >= 1e9 || magnitude < 1e-4) {
     char buffer[64];
@@ -72,18 +82,18 @@ std::string NumberText(double value, int digits) {
     return StrCat(text.substr(0, e), "e", std::stoi(text.substr(e + 1)));
   }
   const int leading = static_cast<int>(std::floor(std::log10(magnitude) + 1e-12)) + 1;
-  return Fixed(value, std::clamp(digits - leading, 0, 8));
+  return FixedText(value, std::clamp(digits - leading, 0, 8));
 }
 
 std::string PercentText(double fraction, int decimals) {
-  return Fixed(fraction * 100, decimals) + " %";
+  return StrCat(FixedText(fraction * 100, decimals), "\u00a0%");
 }
 
 std::string BytesText(double bytes) {
   constexpr std::array kUnits = {"B", "kB", "MB", "GB", "TB"};
   size_t unit = 0;
   for (; std::fabs(bytes) >= 999.5 && unit + 1 < kUnits.size(); ++unit) bytes /= 1000;
-  return (unit == 0 ? Fixed(bytes, 0) : NumberText(bytes)) + " " + kUnits[unit];
+  return (unit == 0 ? FixedText(bytes, 0) : NumberText(bytes)) + " " + kUnits[unit];
 }
 
 std::string Formatted(double value, Unit unit) {
@@ -111,7 +121,7 @@ Scale NiceScale(double low, double high, bool log, Unit unit) {
     low -= room;
     high += room;
   }
-  const double step = RoundStep((high - low) / 5);
+  const double step = RoundStep((high - low) / 8);
   const double round_low = std::floor(low / step + 1e-9) * step, round_high = std::ceil(high / step - 1e-9) * step;
   return {round_low, round_high, 0, 1, false, unit};
 }
@@ -132,15 +142,19 @@ std::vector<std::string> TickTexts(const std::vector<double>& ticks, Unit unit) 
     }
     return texts;
   }
-  double step = ticks.size() > 1 ? ticks[1] - ticks[0] : ticks.empty() ? 1 : std::max(1e-12, std::fabs(ticks[0]));
-  for (size_t i = 1; i < ticks.size(); ++i) step = std::min(step, ticks[i] - ticks[i - 1]);
-  const bool even = ticks.size() < 3 || std::fabs((ticks[2] - ticks[1]) - (ticks[1] - ticks[0])) < 1e-9 * step;
+  if (ticks.size() > 2 && std::fabs(ticks[2] - 2 * ticks[1] + ticks[0]) > 1e-6 * std::fabs(ticks[2]) &&
+      unit == Unit::kPlain) {
+    for (const double tick : ticks) texts.push_back(NumberText(tick, 1));  // logarithmic: each as short as it can be
+    return texts;
+  }
+  const double largest = ticks.empty() ? 0 : std::max(std::fabs(ticks.front()), std::fabs(ticks.back()));
+  const int decimals = DecimalsOf(ticks, unit == Unit::kPercent ? 100 : 1);
   for (const double tick : ticks) {
-    if (unit == Unit::kPercent)
-      texts.push_back(PercentText(tick, DecimalsOf(step * 100)));
-    else
-      texts.push_back(even && std::fabs(tick) < 1e7 && step > 1e-5 ? Fixed(tick, DecimalsOf(step))
-                                                                   : NumberText(tick, 1));
+    if (unit == Unit::kPercent) {
+      texts.push_back(PercentText(tick, decimals));
+    } else {
+      texts.push_back(largest < 1e7 && decimals < 6 ? FixedText(tick, decimals) : NumberText(tick, 2));
+    }
   }
   return texts;
 }
@@ -179,34 +193,71 @@ std::vector<double> SpreadLabels(const std::vector<double>& wanted, double gap, 
   return placed;
 }
 
+namespace {
+
+Box LabelBox(double x, double y, double width, double size) {
+  return {x - 1, y - size * 0.78, x + width + 1, y + size * 0.22};
+}
+
+// How many boxes a straight leader from a to b runs through; the ends do not count.
+int Crossings(Point a, Point b, const std::vector<Box>& boxes) {
+  int crossed = 0;
+  for (const Box& box : boxes) {
+    bool inside = false;
+    for (double t = 0.15; t < 0.9 && !inside; t += 0.05) {
+      const double x = a.x + t * (b.x - a.x), y = a.y + t * (b.y - a.y);
+      inside = x > box.left && x < box.right && y > box.top && y < box.bottom;
+    }
+    crossed += inside;
+  }
+  return crossed;
+}
+
+}  // namespace
+
 std::vector<PlacedLabel> PlaceLabels(const std::vector<Point>& points, const std::vector<std::string>& labels,
                                      double size, const Box& frame, std::vector<Box> obstacles) {
   KVSCOPE_CHECK_EQ(points.size(), labels.size());
   constexpr double kMarker = 5;
   for (const Point& p : points) obstacles.push_back({p.x - kMarker, p.y - kMarker, p.x + kMarker, p.y + kMarker});
   std::vector<PlacedLabel> placed;
+  std::vector<Box> label_boxes;
   for (size_t i = 0; i < points.size(); ++i) {
     const double width = TextWidth(labels[i], size);
     PlacedLabel best;
     double best_cost = 1e30;
-    for (double radius = 8; radius <= 72; radius += 8) {
+    for (double radius = 8; radius <= 104; radius += 8) {
       for (int direction = 0; direction < 16; ++direction) {
         const double angle = direction * std::acos(-1.0) / 8;
         const double dx = std::cos(angle), dy = std::sin(angle);
         const double x = points[i].x + dx * radius - (dx < -0.1 ? width : dx > 0.1 ? 0 : width / 2);
         const double y = points[i].y + dy * radius + size * 0.28;
-        const Box box{x - 1, y - size * 0.78, x + width + 1, y + size * 0.22};
+        const Box box = LabelBox(x, y, width, size);
         double cost = radius + (dx > 0.9 ? 0 : dx < -0.9 ? 2 : 4);
-        if (box.left < frame.left || box.right > frame.right || box.top < frame.top || box.bottom > frame.bottom)
-          cost += 1e6;
+        const bool cut =
+            box.left < frame.left || box.right > frame.right || box.top < frame.top || box.bottom > frame.bottom;
+        if (cut) cost += 1e6;
         for (const Box& obstacle : obstacles) cost += box.Overlaps(obstacle) ? 1e3 : 0;
+        if (radius > 12) {
+          const Point end{std::clamp(points[i].x, box.left, box.right), (box.top + box.bottom) / 2};
+          cost += 120 * Crossings(points[i], end, label_boxes);
+        }
         if (cost < best_cost) {
           best_cost = cost;
-          best = {x, y, radius > 12};
+          best = {x, y, radius > 12, cost < 1e3};
         }
       }
     }
-    obstacles.push_back({best.x - 1, best.y - size * 0.78, best.x + width + 1, best.y + size * 0.22});
+    label_boxes.push_back(LabelBox(best.x, best.y, width, size));
+    obstacles.push_back(label_boxes.back());
+    if (best.needs_leader) {  // later labels stay off this leader
+      const Box& box = label_boxes.back();
+      const Point end{std::clamp(points[i].x, box.left, box.right), (box.top + box.bottom) / 2};
+      for (double t = 0.2; t < 0.95; t += 0.1) {
+        const double x = points[i].x + t * (end.x - points[i].x), y = points[i].y + t * (end.y - points[i].y);
+        obstacles.push_back({x - 1, y - 1, x + 1, y + 1});
+      }
+    }
     placed.push_back(best);
   }
   return placed;

@@ -19,6 +19,7 @@ std::vector<double> LogTicks(double low, double high);
 
 // `digits` significant digits without an exponent where that is readable: "0.0123", "1,240", "3.1e-9".
 std::string NumberText(double value, int digits = 3);
+std::string FixedText(double value, int decimals);           // "1,234.50"; never "-0"
 std::string PercentText(double fraction, int decimals = 0);  // "25 %"
 std::string BytesText(double bytes);                         // "1.4 MB", decimal prefixes
 std::string Formatted(double value, Unit unit);
@@ -45,6 +46,7 @@ std::vector<double> SpreadLabels(const std::vector<double>& wanted, double gap, 
 struct PlacedLabel {
   double x = 0, y = 0;  // for Text with Anchor::kStart
   bool needs_leader = false;
+  bool is_clear = true;  // touches nothing
 };
 std::vector<PlacedLabel> PlaceLabels(const std::vector<Point>& points, const std::vector<std::string>& labels,
                                      double size, const Box& frame, std::vector<Box> obstacles = {});

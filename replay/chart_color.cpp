@@ -55,8 +55,8 @@ std::string FamilyOf(const std::string& policy) {
 
 uint32_t SequentialRgb(double t) {
   t = std::isnan(t) ? 0 : std::clamp(t, 0.0, 1.0);
-  return Pack(0.965 - 0.665 * t, 0.025 + 0.115 * std::sin(std::acos(-1.0) * std::pow(t, 0.8)) * 0.95,
-              105 + 160 * std::pow(t, 0.7));
+  return Pack(0.97 - 0.68 * t, 0.022 + 0.078 * std::sin(std::acos(-1.0) * std::pow(t, 0.9)),
+              100 + 160 * std::pow(t, 0.75));
 }
 
 uint32_t DivergingRgb(double t) {
@@ -88,8 +88,9 @@ std::map<std::string, PolicyLook> LooksOf(const std::vector<PolicyName>& names) 
   constexpr std::array kHues = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4f9a"};
   constexpr std::array kGreys = {"#222222", "#8a8a8a", "#6e6e6e", "#555555"};
   constexpr std::array kDashes = {"", "6 3", "2 2.5", "8 3 2 3", "10 4", "1 3"};
-  constexpr std::array kMarkers = {Marker::kCircle,       Marker::kSquare, Marker::kTriangle, Marker::kDiamond,
-                                   Marker::kTriangleDown, Marker::kPlus,   Marker::kCross};
+  // The diamond is the full cache's, the star the oracle's.
+  constexpr std::array kMarkers = {Marker::kCircle, Marker::kSquare, Marker::kTriangle, Marker::kTriangleDown,
+                                   Marker::kBowtie, Marker::kPlus,   Marker::kCross};
   std::map<std::string, int> hue_of_family, members_of_family;
   int greys = 0;
   std::map<std::string, PolicyLook> looks;

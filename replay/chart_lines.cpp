@@ -115,7 +115,7 @@ void DrawEndLabels(Svg& svg, const Frame& frame, const std::vector<const ChartSe
       lone_names.push_back(series[i]->name);
     }
   }
-  const auto placed = SpreadLabels(wanted, kLabelGap, frame.box.top - 6, frame.box.bottom + 6);
+  const auto placed = SpreadLabels(wanted, kLabelGap, frame.box.top - 8, frame.box.bottom - 4);
   for (size_t k = 0; k < in_column.size(); ++k) {
     const ChartSeries& one = *series[in_column[k]];
     const double x = HorizontalEnd(one, frame) + shifts[in_column[k]] + 5;
@@ -140,7 +140,7 @@ Svg LineChart(const LineChartSpec& spec) {
     for (const ChartPoint& point : series.points) {
       x_range.Add(point.x);
       y_range.Add(point.y);
-      if (point.low) y_range.Add(*point.low);
+      if (point.low && (!spec.y_log || *point.low > 0)) y_range.Add(*point.low);
       if (point.high) y_range.Add(*point.high);
     }
   }
@@ -149,12 +149,12 @@ Svg LineChart(const LineChartSpec& spec) {
   if (spec.y_high) y_range.Add(*spec.y_high);
   const bool log_x = x_range.low > 0 && x_range.high / x_range.low > 8;
   const double label_rows = static_cast<double>(spec.series.size());
-  const double plot_height = std::max(230.0, kLabelGap * label_rows + 4);
+  const double plot_height = std::max(230.0, kLabelGap * label_rows);
   Svg svg(spec.width, kTop + plot_height + kBottom, StrCat(spec.y_label, " against ", spec.x_label));
 
   Frame frame{{},
               NiceScale(x_range.low, x_range.high, log_x, spec.x_unit),
-              NiceScale(y_range.low, y_range.high, false, spec.y_unit)};
+              NiceScale(y_range.low, y_range.high, spec.y_log, spec.y_unit)};
   const double left = TickColumn(frame.y), label_left = spec.width - label_width - 14;
   frame.box = {left, kTop, label_left - 18, kTop + plot_height};
   const double dodge = 1.6 * static_cast<double>(std::min<size_t>(spec.series.size(), 12));
@@ -192,8 +192,59 @@ Svg LineChart(const LineChartSpec& spec) {
   return svg;
 }
 
-Svg ScatterChart(const ScatterSpec& spec) {
-  KVSCOPE_CHECK(!spec.series.empty());
+namespace {
+
+struct ScatterLabels {
+  std::vector<Point> anchors;
+  std::vector<std::string> names;
+  std::vector<PlacedLabel> placed;
+  bool are_clear = true;
+};
+
+ScatterLabels LabelScatter(const std::vector<const ChartSeries*>& order, const Frame& frame) {
+  ScatterLabels labels;
+  std::vector<Box> obstacles;
+  for (const ChartSeries* series : order) {
+    for (const ChartPoint& point : series->points) {
+      const double x = frame.x.Pixel(point.x), y = frame.y.Pixel(point.y);
+      obstacles.push_back({x - 5, y - 5, x + 5, y + 5});
+    }
+    labels.anchors.push_back({frame.x.Pixel(series->points[0].x), frame.y.Pixel(series->points[0].y)});
+    labels.names.push_back(series->name);
+  }
+  labels.placed = PlaceLabels(labels.anchors, labels.names, kLabelSize, frame.box, obstacles);
+  for (const PlacedLabel& label : labels.placed) labels.are_clear = labels.are_clear && label.is_clear;
+  return labels;
+}
+
+void DrawLabelsBeside(Svg& svg, const ScatterLabels& labels) {
+  for (size_t i = 0; i < labels.placed.size(); ++i) {
+    const PlacedLabel& label = labels.placed[i];
+    const Point& anchor = labels.anchors[i];
+    if (label.needs_leader) {
+      const double y = label.y - 4, x = std::clamp(anchor.x, label.x, label.x + TextWidth(labels.names[i], kLabelSize));
+      svg.Line(anchor.x, anchor.y, x, y + (y < anchor.y ? 5 : -5), {.color = std::string(kSoftInk), .width = 0.6});
+    }
+    svg.Text(label.x, label.y, labels.names[i], {.size = kLabelSize, .halo = true});
+  }
+}
+
+// Where there is no room beside the points: a column at the right.
+void DrawLabelColumn(Svg& svg, const std::vector<const ChartSeries*>& order, const ScatterLabels& labels,
+                     const Frame& frame, double label_left) {
+  std::vector<double> wanted;
+  for (const Point& anchor : labels.anchors) wanted.push_back(anchor.y);
+  const auto placed = SpreadLabels(wanted, kLabelGap, frame.box.top - 8, frame.box.bottom - 4);
+  for (size_t i = 0; i < order.size(); ++i) {
+    const PolicyLook& look = order[i]->look;
+    svg.Line(labels.anchors[i].x + 5, labels.anchors[i].y, label_left - 3, placed[i],
+             {.color = look.color, .width = 0.5, .opacity = 0.6});
+    svg.DrawMarker(look.marker, label_left + 3, placed[i], 2.8, look.color, look.filled);
+    svg.Text(label_left + 10, placed[i] + 3.9, labels.names[i], {.size = kLabelSize});
+  }
+}
+
+Frame ScatterFrame(const ScatterSpec& spec, double right, double bottom) {
   Range x_range, y_range;
   for (const ChartSeries& series : spec.series) {
     for (const ChartPoint& point : series.points) {
@@ -201,37 +252,40 @@ Svg ScatterChart(const ScatterSpec& spec) {
       y_range.Add(point.y);
     }
   }
-  Svg svg(spec.width, spec.height, StrCat(spec.y_label, " against ", spec.x_label));
   Frame frame{{},
               NiceScale(x_range.low, x_range.high, spec.x_log && x_range.low > 0, spec.x_unit),
               NiceScale(y_range.low, y_range.high, spec.y_log && y_range.low > 0, spec.y_unit)};
-  frame.box = {TickColumn(frame.y), kTop, spec.width - 12, spec.height - kBottom};
+  frame.box = {TickColumn(frame.y), kTop, right, bottom};
   frame.x.first = frame.box.left + 6;
   frame.x.last = frame.box.right - 6;
   frame.y.first = frame.box.bottom - 6;
   frame.y.last = frame.box.top + 6;
-  DrawAxes(svg, frame, spec.x_label, spec.y_label);
-  std::vector<Point> anchors;
-  std::vector<std::string> names;
-  std::vector<Box> obstacles;
-  for (const ChartSeries* series : BackToFront(spec.series)) {
-    DrawSeries(svg, frame, *series, 0);
-    for (const ChartPoint& point : series->points) {
-      const double x = frame.x.Pixel(point.x), y = frame.y.Pixel(point.y);
-      obstacles.push_back({x - 5, y - 5, x + 5, y + 5});
-    }
-    anchors.push_back({frame.x.Pixel(series->points[0].x), frame.y.Pixel(series->points[0].y)});
-    names.push_back(series->name);
+  return frame;
+}
+
+}  // namespace
+
+Svg ScatterChart(const ScatterSpec& spec) {
+  KVSCOPE_CHECK(!spec.series.empty());
+  const auto order = BackToFront(spec.series);
+  double height = spec.height, label_left = 0;
+  Frame frame = ScatterFrame(spec, spec.width - 12, height - kBottom);
+  ScatterLabels labels = LabelScatter(order, frame);
+  if (!labels.are_clear) {
+    double widest = 0;
+    for (const std::string& name : labels.names) widest = std::max(widest, TextWidth(name, kLabelSize));
+    label_left = std::max(spec.width - widest - 14, spec.width * 0.4);
+    height = std::max(height, kTop + kLabelGap * static_cast<double>(order.size()) + kBottom);
+    frame = ScatterFrame(spec, label_left - 22, height - kBottom);
+    labels = LabelScatter(order, frame);
   }
-  const auto placed = PlaceLabels(anchors, names, kLabelSize, frame.box, obstacles);
-  for (size_t i = 0; i < placed.size(); ++i) {
-    const double width = TextWidth(names[i], kLabelSize), y = placed[i].y - 4;
-    if (placed[i].needs_leader) {
-      const double x = std::clamp(anchors[i].x, placed[i].x, placed[i].x + width);
-      svg.Line(anchors[i].x, anchors[i].y, x, y + (y < anchors[i].y ? 5 : -5),
-               {.color = std::string(kSoftInk), .width = 0.6});
-    }
-    svg.Text(placed[i].x, placed[i].y, names[i], {.size = kLabelSize, .halo = true});
+  Svg svg(spec.width, height, StrCat(spec.y_label, " against ", spec.x_label));
+  DrawAxes(svg, frame, spec.x_label, spec.y_label);
+  for (const ChartSeries* series : order) DrawSeries(svg, frame, *series, 0);
+  if (label_left > 0) {
+    DrawLabelColumn(svg, order, labels, frame, label_left);
+  } else {
+    DrawLabelsBeside(svg, labels);
   }
   return svg;
 }

@@ -35,6 +35,7 @@ struct LineChartSpec {
   std::optional<Reference> reference;  // a level to compare with: the full cache
   Unit x_unit = Unit::kPlain, y_unit = Unit::kPlain;
   bool reverse_x = false;
+  bool y_log = false;                   // every y is then above 0
   std::optional<double> y_low, y_high;  // ends of the y axis; from the data where absent
   double width = 520;
 };

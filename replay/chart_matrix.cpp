@@ -30,7 +30,7 @@ size_t NameStride(const std::vector<std::string>& names, double cell, bool horiz
 }
 
 struct Layout {
-  double left = 0, top = 0, panel_width = 0, panel_height = 0, step_x = 0, step_y = 0;
+  double title_right = 0, left = 0, top = 0, panel_width = 0, panel_height = 0, step_x = 0, step_y = 0;
   double X(size_t column) const { return left + static_cast<double>(column) * step_x; }
   double Y(size_t row) const { return top + static_cast<double>(row) * step_y; }
 };
@@ -51,6 +51,7 @@ Layout LayoutOf(const MatrixChartSpec& spec) {
   const double names = spec.row_names.empty() ? 0 : WidestText(spec.row_names, kTickSize) + 6;
   const double row_label = spec.row_label.empty() ? 0 : TextWidth(spec.row_label, kTickSize);
   layout.left = spec.titles_left ? std::max(title_width + 10 + names, row_label + 8) : names;
+  layout.title_right = layout.left - names - 10;
   const double key_space = spec.scale_label.empty() ? 8 : 40;
   layout.top = key_space + (spec.headers.empty() ? 0 : 18) + (spec.titles_left ? 12 : 18);
   if (spec.titles_left) {
@@ -66,7 +67,7 @@ Layout LayoutOf(const MatrixChartSpec& spec) {
 // "layer →", or "layer →   head ↓" where rows have no place of their own for it.
 std::string AxisText(const MatrixChartSpec& spec, bool both) {
   if (spec.column_label.empty()) return both ? spec.row_label + " ↓" : "";
-  return spec.column_label + " →" + (both ? "   " + spec.row_label + " ↓" : "");
+  return spec.column_label + " →" + (both ? ",  " + spec.row_label + " ↓" : "");
 }
 
 void DrawRowNames(Svg& svg, double x, double y, const MatrixChartSpec& spec, int rows) {
@@ -135,12 +136,12 @@ void DrawColorKey(Svg& svg, double right, double y, const MatrixChartSpec& spec)
              ColorText(CellRgb(value, spec.low, spec.high, spec.diverging)));
   }
   svg.Frame(left, y, kKeyWidth, 8, {.color = std::string(kHairline), .width = 0.6});
-  const double middle = (spec.low + spec.high) / 2;
-  for (const double value : {spec.low, middle, spec.high}) {
-    const Anchor anchor = value == spec.low ? Anchor::kStart : value == spec.high ? Anchor::kEnd : Anchor::kMiddle;
-    const double x = left + kKeyWidth * (value - spec.low) / (spec.high - spec.low);
-    svg.Text(x, y + 18, Formatted(value, spec.unit),
-             {.size = kTickSize, .anchor = anchor, .color = std::string(kSoftInk)});
+  const std::vector<double> values{spec.low, (spec.low + spec.high) / 2, spec.high};
+  const std::vector<std::string> texts = TickTexts(values, spec.unit);
+  const Anchor anchors[] = {Anchor::kStart, Anchor::kMiddle, Anchor::kEnd};
+  for (size_t i = 0; i < 3; ++i) {
+    svg.Text(left + kKeyWidth * static_cast<double>(i) / 2, y + 18, texts[i],
+             {.size = kTickSize, .anchor = anchors[i], .color = std::string(kSoftInk)});
   }
   svg.Text(left - 8, y + 8, spec.scale_label, {.size = 10.5, .anchor = Anchor::kEnd});
 }
@@ -165,7 +166,10 @@ Svg MatrixChart(const MatrixChartSpec& spec) {
     const size_t row = i / across, column = i % across;
     const double x = layout.X(column), y = layout.Y(row);
     if (spec.titles_left) {
-      if (column == 0) svg.Text(0, y + layout.panel_height / 2 + 4, panel.title, {.size = kTitleSize});
+      if (column == 0) {
+        svg.Text(layout.title_right, y + layout.panel_height / 2 + 4, panel.title,
+                 {.size = kTitleSize, .anchor = Anchor::kEnd});
+      }
       svg.Text(x + layout.panel_width + 6, y + layout.panel_height / 2 + 4, panel.note, {.size = kNoteSize});
     } else {
       svg.Text(x, y - 5, panel.title, {.size = kTitleSize});

@@ -108,15 +108,26 @@ Svg HistogramPair(const HistogramPairSpec& spec) {
     svg.Text(x.Pixel(x_ticks[i]), y.first + 16, x_texts[i], With(kSoft, anchor));
   }
   svg.Text(kWidth / 2, y.first + 34, spec.x_label, {.size = 11, .anchor = Anchor::kMiddle});
-  // Each name stands over the peak of its own curve, apart from the other.
+  // Each name stands over the peak of its own curve; where they would meet, each moves to its own side.
   const auto peak = [&](const std::vector<double>& share) {
     const size_t bin = static_cast<size_t>(std::max_element(share.begin(), share.end()) - share.begin());
     return Point{x.Pixel(spec.low + spec.bin_width * (static_cast<double>(bin) + 0.5)), y.Pixel(share[bin])};
   };
-  std::vector<std::string> names{spec.front_name, spec.back_name};
-  const auto placed = PlaceLabels({peak(front), peak(back)}, names, 11.5, {kLeft, 20, kWidth - 4, y.first});
-  svg.Text(placed[0].x, placed[0].y, names[0], {.size = 11.5, .color = "#b34700", .bold = false, .halo = true});
-  svg.Text(placed[1].x, placed[1].y, names[1], {.size = 11.5, .color = std::string(kSoftInk), .halo = true});
+  const Point at_front = peak(front), at_back = peak(back);
+  const double need = (TextWidth(spec.front_name, 11.5) + TextWidth(spec.back_name, 11.5)) / 2 + 8;
+  const bool apart = std::fabs(at_front.x - at_back.x) > need || std::fabs(at_front.y - at_back.y) > 18;
+  const bool front_right = at_front.x >= at_back.x;
+  const Anchor front_anchor = apart ? Anchor::kMiddle : front_right ? Anchor::kStart : Anchor::kEnd;
+  const Anchor back_anchor = apart ? Anchor::kMiddle : front_right ? Anchor::kEnd : Anchor::kStart;
+  svg.Text(at_front.x + (apart         ? 0
+                         : front_right ? 6
+                                       : -6),
+           at_front.y - 6, spec.front_name, {.size = 11.5, .anchor = front_anchor, .color = "#b34700", .halo = true});
+  svg.Text(at_back.x + (apart         ? 0
+                        : front_right ? -6
+                                      : 6),
+           at_back.y - 6, spec.back_name,
+           {.size = 11.5, .anchor = back_anchor, .color = std::string(kSoftInk), .halo = true});
   return svg;
 }
 

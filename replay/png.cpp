@@ -49,6 +49,8 @@ Surface Drawn(const std::string& svg, double scale) {
                                              static_cast<int>(std::ceil(height * scale))),
                   &cairo_surface_destroy);
   const std::unique_ptr<cairo_t, decltype(&cairo_destroy)> context(cairo_create(surface.get()), &cairo_destroy);
+  cairo_set_source_rgb(context.get(), 1, 1, 1);
+  cairo_paint(context.get());
   cairo_scale(context.get(), scale, scale);
   const RsvgRectangle viewport{0, 0, width, height};
   if (!rsvg_handle_render_document(handle.get(), context.get(), &viewport, &error)) {

@@ -25,7 +25,7 @@ std::string PicturesFolder(const ReportOptions& options) {
 
 std::string Range(const std::vector<double>& values, const std::string& unit) {
   std::vector<std::string> texts;
-  for (const double value : values) texts.push_back(NumberText(value, 6));
+  for (const double value : values) texts.push_back(CountText(value));
   if (texts.size() > 6) return StrCat(texts.front(), " to ", texts.back(), unit);
   return Listed(texts) + unit;
 }
@@ -46,6 +46,22 @@ std::string Subtitle(const ReportData& data) {
   for (const std::string& part : parts) text += (text.empty() ? "" : " · ") + part;
   return text;
 }
+
+void WriteWhole(const std::string& path, const std::string& text) {
+  const std::string temporary = path + ".part";
+  std::ofstream out(temporary, std::ios::binary);
+  out << text;
+  out.close();
+  std::error_code failure;
+  if (out) std::filesystem::rename(temporary, path, failure);
+  if (!out || failure) {
+    std::remove(temporary.c_str());
+    throw Error(
+        StrCat(path, ": the report cannot be written; check that the folder exists, is writable and has space"));
+  }
+}
+
+}  // namespace
 
 std::vector<const Results::Row*> RowsOfMode(const ReportData& data, std::string_view mode) {
   std::vector<const Results::Row*> rows;
@@ -83,22 +99,6 @@ void WriteSections(ReportPage& page, const std::vector<ReportData>& groups, cons
   page.BeginSection("Does replay predict live?", "fidelity");
   each([&](const SectionContext& context, const Fidelity& fidelity) { WriteFidelity(page, context, fidelity); });
 }
-
-void WriteWhole(const std::string& path, const std::string& text) {
-  const std::string temporary = path + ".part";
-  std::ofstream out(temporary, std::ios::binary);
-  out << text;
-  out.close();
-  std::error_code failure;
-  if (out) std::filesystem::rename(temporary, path, failure);
-  if (!out || failure) {
-    std::remove(temporary.c_str());
-    throw Error(
-        StrCat(path, ": the report cannot be written; check that the folder exists, is writable and has space"));
-  }
-}
-
-}  // namespace
 
 std::vector<std::string> WriteReport(const std::vector<Results>& inputs, const ReportOptions& options) {
   const Results merged = MergeResults(inputs);

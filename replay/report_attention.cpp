@@ -82,11 +82,11 @@ void WriteDynamics(ReportPage& page, const SectionContext& context) {
     spec.similarity = Doubles(similarity->values);
   }
   page.Figure(context.slug_prefix + "attention_dynamics", DynamicsChart(spec),
-              StrCat("Above: how far back each layer looks; a layer dark at small distances can live with a recent "
-                     "window. Middle: how much each "
+              StrCat("Above: how far back each layer looks; dark cells low down mean that a layer looks "
+                     "mostly nearby. Middle: how much each "
                      "head rests on the first ",
                      spec.sink_tokens,
-                     " tokens; dropping those breaks it. Below: where neighbouring layers find the same tokens "
+                     " tokens. Below: where neighbouring layers find the same tokens "
                      "relevant, one layer's "
                      "ranking can serve the next. Means over ",
                      data.traces.size(), data.traces.size() == 1 ? " trace." : " traces."));
@@ -94,17 +94,32 @@ void WriteDynamics(ReportPage& page, const SectionContext& context) {
 
 namespace {
 
+// Whether values spread over so many powers of ten that only a logarithmic axis shows them all.
+struct Extent {
+  double low = 1e300, high = -1e300;
+  void Add(double value) {
+    low = std::min(low, value);
+    high = std::max(high, value);
+  }
+  bool IsWide() const { return low > 0 && high / low > 15; }
+  double Floor() const { return low / 2; }  // where a zero is drawn on a logarithmic axis
+};
+
 Svg FidelityScatter(const ReportData& data, const Fidelity& fidelity, std::optional<double> FidelityPair::*figure,
                     const std::string& label) {
   ScatterSpec spec;
   spec.x_label = "replay attention loss";
   spec.y_label = label;
+  Extent x, y;
   for (const PolicyName& name : data.policies) {
     const auto look = data.looks.find(name.label);
     ChartSeries series{name.label, look == data.looks.end() ? PolicyLook{} : look->second, {}};
     for (const FidelityPair& pair : fidelity.pairs) {
       if (pair.label != name.label || !pair.attention_loss || !(pair.*figure)) continue;
+      if (pair.policy == "full") continue;  // nothing lost, nothing moved
       series.points.push_back({*pair.attention_loss, *(pair.*figure), {}, {}});
+      if (*pair.attention_loss > 0) x.Add(*pair.attention_loss);
+      if (*(pair.*figure) > 0) y.Add(*(pair.*figure));
     }
     if (!series.points.empty()) spec.series.push_back(std::move(series));
   }
@@ -113,12 +128,26 @@ Svg FidelityScatter(const ReportData& data, const Fidelity& fidelity, std::optio
   for (ChartSeries& series : spec.series) {
     std::sort(series.points.begin(), series.points.end(), [](const auto& a, const auto& b) { return a.x > b.x; });
   }
+  spec.x_log = x.IsWide();
+  spec.y_log = y.IsWide();
+  for (ChartSeries& series : spec.series) {
+    bool has_zero = false;
+    for (ChartPoint& point : series.points) {
+      has_zero = has_zero || (spec.x_log && point.x <= 0) || (spec.y_log && point.y <= 0);
+      if (spec.x_log && point.x <= 0) point.x = x.Floor();
+      if (spec.y_log && point.y <= 0) point.y = y.Floor();
+    }
+    if (has_zero) series.name += " (0)";
+  }
+  if (spec.x_log) spec.x_label += " (logarithmic)";
+  if (spec.y_log) spec.y_label += " (logarithmic)";
   return ScatterChart(spec);
 }
 
 bool Any(const Fidelity& fidelity, std::optional<double> FidelityPair::*figure) {
   int count = 0;
-  for (const FidelityPair& pair : fidelity.pairs) count += pair.attention_loss && (pair.*figure);
+  for (const FidelityPair& pair : fidelity.pairs)
+    count += pair.policy != "full" && pair.attention_loss && (pair.*figure);
   return count >= 2;
 }
 
@@ -147,8 +176,8 @@ std::vector<std::string> FidelitySentences(const Fidelity& fidelity) {
         StrCat(correlation.budget.empty() ? "Over all budgets" : "At keep " + correlation.budget,
                ", the order of policies by replay's attention "
                "loss agrees with live ",
-               correlation.live_figure == "kl" ? "KL" : "answer NLL", " to ρ = ", NumberText(rank.rho, 2),
-               " (95 % interval ", NumberText(rank.low, 2), " to ", NumberText(rank.high, 2), ", n = ", rank.n, ").",
+               correlation.live_figure == "kl" ? "KL" : "answer NLL", " to ρ = ", FixedText(rank.rho, 2),
+               " (95 % interval ", FixedText(rank.low, 2), " to ", FixedText(rank.high, 2), ", n = ", rank.n, ").",
                rank.low <= 0 ? " The interval holds 0: this run does not show that replay predicts it." : ""));
   }
   if (fidelity.replay_without_live > 0) {
@@ -198,7 +227,8 @@ void WriteFidelity(ReportPage& page, const SectionContext& context, const Fideli
       "drift: once an "
       "entry is gone, later layers and later tokens of the live model compute other queries, keys and values than "
       "those in the trace. "
-      "Policies that decide once, from the same statistics, keep the same entries in both; policies that decide at "
+      "Policies that decide once, from the same statistics, should keep the same entries in both; policies that decide "
+      "at "
       "every step may part. "
       "What follows is how far replay and live agree here.");
   page.List(FidelitySentences(fidelity));

@@ -63,9 +63,8 @@ void AddRow(ReportData& data, const Results::Row& row, const std::string& label)
 }  // namespace
 
 Budget BudgetOf(const ResultRow& row) {
-  if (const auto asked = row.Number("keep_fraction_asked")) return {asked, NumberText(*asked, 2)};
-  if (const auto removed = row.Number("compression_ratio"))
-    return {1 - *removed, StrCat("removed ", NumberText(*removed, 2))};
+  if (const auto asked = row.Number("keep_fraction_asked")) return {asked, StrCat(*asked)};
+  if (const auto removed = row.Number("compression_ratio")) return {1 - *removed, StrCat("removed ", *removed)};
   const auto kept = row.Number("kept_tokens"), context = row.Number("context");
   if (kept && context && *context > 0 && *kept < 0.999 * *context && row.Text("policy") != "full") {
     return {*kept / *context, StrCat(std::lround(*kept), " tokens")};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of everything, and sentences about it.
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <functional>
 
@@ -200,8 +201,8 @@ std::vector<std::string> MissingReferences(const ReportData& data) {
 }
 
 // The best and the worst non-reference policy at a budget by a figure, lower being better.
-void AddBestWorst(std::vector<std::string>& sentences, const ReportData& data, const Budget& budget, const char* mode,
-                  const char* column, const char* name) {
+std::string BestAndWorst(const ReportData& data, const Budget& budget, const char* mode, const char* column,
+                         const char* name, const char* unit) {
   const Cell *best = nullptr, *worst = nullptr, *random = nullptr;
   int count = 0;
   for (const Cell& cell : data.cells) {
@@ -212,38 +213,42 @@ void AddBestWorst(std::vector<std::string>& sentences, const ReportData& data, c
     if (!best || *cell.Mean(column) < *best->Mean(column)) best = &cell;
     if (!worst || *cell.Mean(column) > *worst->Mean(column)) worst = &cell;
   }
-  if (count < 2) return;
+  if (count < 2) return "";
+  const auto value = [&](const Cell* cell) { return NumberText(*cell->Mean(column)); };
   const Cell* full = data.Full(mode);
-  std::string compared;
-  if (full && full->Mean(column)) compared += StrCat("; full cache ", NumberText(*full->Mean(column)));
-  if (random) compared += StrCat("; random ", NumberText(*random->Mean(column)));
-  sentences.push_back(StrCat("At ", BudgetTitle(budget), ", of ", count, " policies ", best->label, " has the lowest ",
-                             name, " (", NumberText(*best->Mean(column)), ") and ", worst->label, " the highest (",
-                             NumberText(*worst->Mean(column)), compared, ")."));
+  std::vector<std::string> compared;
+  if (full && full->Mean(column)) compared.push_back("full cache " + value(full));
+  if (random) compared.push_back("random " + value(random));
+  return StrCat(" Of ", count, " policies ", best->label, " has the lowest ", name, " (", value(best), unit, "), ",
+                worst->label, " the highest (", value(worst), unit, ")",
+                compared.empty() ? "" : "; " + Listed(compared), ".");
 }
 
-void AddAccuracy(std::vector<std::string>& sentences, const ReportData& data, const Budget& budget) {
+std::string AccuracySentence(const ReportData& data, const Budget& budget) {
   std::vector<std::string> all, none;
   double n = 0;
-  int count = 0;
+  size_t count = 0;
   for (const Cell& cell : data.cells) {
-    const auto accuracy = cell.mode == "live" && cell.budget == budget ? cell.PooledAccuracy() : std::nullopt;
-    if (!accuracy || data.IsReference(cell.label)) continue;
+    if (cell.mode != "live" || !(cell.budget == budget) || data.IsReference(cell.label)) continue;
+    const Accuracy accuracy = cell.PooledAccuracy().value_or(Accuracy{});
+    if (accuracy.n <= 0) continue;
     ++count;
-    n = std::max(n, accuracy->n);
-    if (accuracy->successes == accuracy->n) all.push_back(cell.label);
-    if (accuracy->successes == 0) none.push_back(cell.label);
+    n = std::max(n, accuracy.n);
+    if (accuracy.successes == accuracy.n) all.push_back(cell.label);
+    if (accuracy.successes == 0) none.push_back(cell.label);
   }
-  if (count == 0) return;
-  std::string text = StrCat("Of ", CountText(n), " needles at ", BudgetTitle(budget), ", ");
-  text +=
-      all.empty() ? "no policy answered all" : StrCat(Listed(all), all.size() == 1 ? " answered all" : " answered all");
-  text += none.empty() ? "; none failed on all."
-                       : StrCat("; ", Listed(none), none.size() == 1 ? " answered none." : " answered none.");
-  sentences.push_back(text);
+  if (count == 0) return "";
+  const std::string needles = StrCat(CountText(n), n == 1 ? " needle" : " needles");
+  if (none.size() == count) return StrCat(" None of them answers any of ", needles, ".");
+  if (all.size() == count) return StrCat(" All of them answer all of ", needles, ".");
+  std::string text = StrCat(
+      " Of ", needles, ", ",
+      all.empty() ? "none of them answers all" : Listed(all) + (all.size() == 1 ? " answers all" : " answer all"));
+  if (!none.empty()) text += StrCat("; ", Listed(none), none.size() == 1 ? " answers none" : " answer none");
+  return text + ".";
 }
 
-void AddNeedle(std::vector<std::string>& sentences, const ReportData& data, const Budget& budget) {
+std::string NeedleSentence(const ReportData& data, const Budget& budget) {
   std::vector<std::string> lost;
   for (const Cell& cell : data.cells) {
     if (!(cell.budget == budget) || data.IsReference(cell.label)) continue;
@@ -251,10 +256,8 @@ void AddNeedle(std::vector<std::string>& sentences, const ReportData& data, cons
     const auto retention = cell.Mean("needle_retention");
     if (retention && *retention < 0.5) lost.push_back(StrCat(cell.label, " (", PercentText(*retention), ")"));
   }
-  if (!lost.empty()) {
-    sentences.push_back(StrCat("At ", BudgetTitle(budget), " less than half of the needle's entries survive under ",
-                               Listed(lost), "."));
-  }
+  if (lost.empty()) return "";
+  return StrCat(" Less than half of the needle's entries survive under ", Listed(lost), ".");
 }
 
 }  // namespace
@@ -268,19 +271,20 @@ std::vector<std::string> Findings(const ReportData& data, const Fidelity& fideli
   std::vector<std::string> sentences;
   for (const Budget& budget : data.budgets) {
     if (budget.label.empty()) continue;
-    AddBestWorst(sentences, data, budget, "live", "answer_nll", "answer NLL in nats");
-    AddBestWorst(sentences, data, budget, "live", "perplexity", "perplexity");
-    if (!data.HasMode("live")) AddBestWorst(sentences, data, budget, "replay", "attention_loss", "attention loss");
-    AddAccuracy(sentences, data, budget);
-    AddNeedle(sentences, data, budget);
+    std::string text = BestAndWorst(data, budget, "live", "answer_nll", "answer NLL", " nats");
+    text += BestAndWorst(data, budget, "live", "perplexity", "perplexity", "");
+    if (text.empty()) text = BestAndWorst(data, budget, "replay", "attention_loss", "attention loss", "");
+    text += AccuracySentence(data, budget) + NeedleSentence(data, budget);
+    const std::string title = BudgetTitle(budget);
+    if (!text.empty())
+      sentences.push_back(StrCat(static_cast<char>(std::toupper(title[0])), title.substr(1), ":", text));
   }
   for (const FidelityCorrelation& correlation : fidelity.correlations) {
     if (!correlation.budget.empty()) continue;
     sentences.push_back(StrCat("Replay's attention loss ranks ", correlation.rank.n, " policy-budget pairs as live ",
                                correlation.live_figure == "kl" ? "KL" : "answer NLL",
-                               " does with Spearman's ρ = ", NumberText(correlation.rank.rho, 2), " (95 % interval ",
-                               NumberText(correlation.rank.low, 2), " to ", NumberText(correlation.rank.high, 2),
-                               ")."));
+                               " does with Spearman's ρ = ", FixedText(correlation.rank.rho, 2), " (95 % interval ",
+                               FixedText(correlation.rank.low, 2), " to ", FixedText(correlation.rank.high, 2), ")."));
   }
   return sentences;
 }

@@ -38,11 +38,11 @@ double MeanOf(const NamedArray& array) {
 // [layer, kv_head] to a panel with heads down and layers across.
 MatrixPanel RetentionPanel(const std::optional<NamedArray>& retention, int layers, int heads) {
   MatrixPanel panel;
+  if (!retention) return panel;
   panel.rows = heads;
   panel.columns = layers;
   panel.values.assign(static_cast<size_t>(layers) * heads, kNoValue);
-  if (!retention || retention->shape.size() != 2 || retention->shape[0] != layers || retention->shape[1] != heads)
-    return panel;
+  if (retention->shape.size() != 2 || retention->shape[0] != layers || retention->shape[1] != heads) return panel;
   for (int layer = 0; layer < layers; ++layer) {
     for (int head = 0; head < heads; ++head) {
       panel.values[static_cast<size_t>(head) * layers + layer] =
@@ -108,7 +108,7 @@ std::optional<Svg> RetentionChart(const ReportData& data, const std::string& mod
   spec.row_names = AxisNames(data, "kv_head_numbers", static_cast<size_t>(heads));
   spec.column_names = AxisNames(data, "layer_numbers", static_cast<size_t>(layers));
   spec.cell_width = std::clamp(330.0 / layers, 5.0, 24.0);
-  spec.cell_height = heads > 4 ? 8 : 10;
+  spec.cell_height = heads > 4 ? 8 : 11;
   spec.unit = Unit::kPercent;
   spec.scale_label = "share of the needle's entries kept";
   return MatrixChart(spec);
@@ -149,7 +149,11 @@ HeadCounts CountHeads(const Cell& cell) {
 std::string WorstLayers(const HeadCounts& counts, const std::vector<std::string>& layer_names) {
   std::vector<std::string> names;
   double highest = 0;
-  for (const auto& [retention, layer] : counts.worst_layers) {
+  const auto& layers = counts.worst_layers;
+  if (layers.size() > 3 && layers.front().first < 0.999 && layers.back().first - layers.front().first < 0.02) {
+    return StrCat("all alike (", PercentText(layers.front().first), ")");
+  }
+  for (const auto& [retention, layer] : layers) {
     if (names.size() == 3 || retention > 0.999) break;
     names.push_back(layer_names[static_cast<size_t>(layer)]);
     highest = retention;

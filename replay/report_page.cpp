@@ -92,6 +92,7 @@ void ReportPage::Figure(const std::string& slug, const Svg& svg, const std::stri
     WritePng(path, svg.Document());
     pictures_.push_back(path);
   }
+  figures_.emplace_back(slug, svg);
   body_ += StrCat("<figure id=\"", EscapeXml(slug), "\">\n", svg.Inline(), "<figcaption>", EscapeXml(caption),
                   "</figcaption>\n</figure>\n");
 }

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "replay/svg.h"
@@ -42,11 +43,13 @@ class ReportPage {
 
   std::string Html(const std::string& subtitle) const;
   const std::vector<std::string>& pictures() const { return pictures_; }
+  const std::vector<std::pair<std::string, Svg>>& figures() const { return figures_; }  // slug, picture
 
  private:
   std::string title_, folder_, body_;
   std::vector<std::pair<std::string, std::string>> contents_;  // id, title
   std::vector<std::string> pictures_;
+  std::vector<std::pair<std::string, Svg>> figures_;
   bool in_section_ = false;
 };
 

@@ -28,8 +28,7 @@ std::optional<ChartPoint> PointOf(const Cell& cell, const Plot& plot) {
   if (std::string_view(plot.column) == "metric_value") {
     const auto accuracy = cell.PooledAccuracy();
     if (!accuracy || accuracy->n < kMinSamples) return std::nullopt;
-    const Interval interval = WilsonInterval(accuracy->successes, accuracy->n);
-    return ChartPoint{bytes->mean, accuracy->Share(), interval.low, interval.high};
+    return ChartPoint{bytes->mean, accuracy->Share(), {}, {}};
   }
   const auto pooled = cell.Pool(plot.column);
   if (!pooled) return std::nullopt;
@@ -48,6 +47,7 @@ std::optional<Svg> QualityChart(const ReportData& data, const Plot& plot) {
   spec.x_unit = Unit::kBytes;
   spec.y_unit = plot.unit;
   spec.reverse_x = true;
+  spec.y_log = std::string_view(plot.column) == "kl";  // spans powers of ten; the full cache's 0 has no place on it
   if (plot.unit == Unit::kPercent) {
     spec.y_low = 0;
     spec.y_high = 1;
@@ -57,7 +57,7 @@ std::optional<Svg> QualityChart(const ReportData& data, const Plot& plot) {
     for (const Budget& budget : data.budgets) {
       const Cell* cell = data.Find(name.label, plot.mode, budget);
       const auto point = cell ? PointOf(*cell, plot) : std::nullopt;
-      if (point) series.points.push_back(*point);
+      if (point && (!spec.y_log || point->y > 0)) series.points.push_back(*point);
     }
     if (series.points.empty()) continue;
     if (name.policy == "full") spec.reference = LineChartSpec::Reference{series.points[0].y, ""};
@@ -115,6 +115,7 @@ std::string CellText(double value, Unit unit) {
 
 MatrixPanel GridPanel(const ReportData& data, const Cell* cell, const GridFigure& figure, bool depth_across) {
   MatrixPanel panel;
+  if (!cell) return panel;
   const size_t contexts = data.contexts.size(), depths = data.depths.size();
   panel.rows = static_cast<int>(depth_across ? contexts : depths);
   panel.columns = static_cast<int>(depth_across ? depths : contexts);
@@ -122,7 +123,7 @@ MatrixPanel GridPanel(const ReportData& data, const Cell* cell, const GridFigure
     for (int column = 0; column < panel.columns; ++column) {
       const double context = data.contexts[static_cast<size_t>(depth_across ? row : column)];
       const double depth = data.depths[static_cast<size_t>(depth_across ? column : row)];
-      panel.values.push_back(cell ? GridValue(*cell, figure, context, depth) : kNoValue);
+      panel.values.push_back(GridValue(*cell, figure, context, depth));
       panel.texts.push_back(CellText(panel.values.back(), figure.unit));
     }
   }
@@ -139,7 +140,7 @@ std::optional<Svg> GridChart(const ReportData& data, GridFigure figure) {
   for (const double depth : data.depths)
     (depth_across ? spec.column_names : spec.row_names).push_back(PercentText(depth));
   for (const double context : data.contexts)
-    (depth_across ? spec.row_names : spec.column_names).push_back(NumberText(context, 6));
+    (depth_across ? spec.row_names : spec.column_names).push_back(CountText(context));
   if (depth_across) spec.row_names.clear();
   spec.row_label = depth_across ? "" : "depth";
   spec.column_label = depth_across ? "depth of the needle" : "context, tokens";
@@ -215,9 +216,12 @@ std::optional<Svg> AccuracyChart(const ReportData& data) {
     if (any) spec.rows.push_back(std::move(row));
   }
   const auto merit = [](const IntervalChartSpec::Row& row) {
-    double sum = 0;
-    for (const auto& mark : row.marks) sum += mark ? mark->value : 0;
-    return sum;
+    double sum = 0, count = 0;
+    for (const auto& mark : row.marks) {
+      sum += mark ? mark->value : 0;
+      count += mark.has_value();
+    }
+    return sum / std::max(count, 1.0);
   };
   std::stable_sort(spec.rows.begin(), spec.rows.end(), [&](const auto& a, const auto& b) {
     if (a.look.reference != b.look.reference) return a.look.reference;
@@ -232,9 +236,8 @@ void WriteQuality(ReportPage& page, const SectionContext& context) {
   const ReportData& data = context.data;
   const Plot plots[] = {
       {"live", "metric_value", "live accuracy", "accuracy",
-       "Share of right answers. Bars are 95 % Wilson intervals: with few needles they are wide, and policies inside "
-       "each "
-       "other's bars are not told apart.",
+       "Share of right answers. How far each can be believed is in the intervals below: with few needles they are "
+       "wide.",
        Unit::kPercent},
       {"live", "answer_nll", "live answer NLL, nats per token", "answer_nll",
        "How surprised the model is by the right answer; it still ranks policies where accuracy has fallen to the "
@@ -244,7 +247,8 @@ void WriteQuality(ReportPage& page, const SectionContext& context) {
       {"live", "perplexity", "live perplexity", "perplexity",
        "Perplexity of the continuation, with the policy active while it is read.", Unit::kPlain},
       {"live", "kl", "live KL to the full cache, nats per token", "kl",
-       "How far the policy moves the next-token distribution, word for word along the full cache's own continuation.",
+       "How far the policy moves the next-token distribution, word for word along the full cache's own continuation. "
+       "The axis is logarithmic; the full cache itself would be at 0.",
        Unit::kPlain},
       {"replay", "attention_loss", "replay attention loss", "attention_loss",
        "The share of the full cache's attention that falls on dropped entries. It needs no model run, only the trace.",
@@ -294,9 +298,7 @@ void WriteGrids(ReportPage& page, const SectionContext& context) {
   const GridFigure retention{"replay", "needle_retention", "share of needle entries kept", 0, 1, Unit::kPercent};
   if (const auto chart = GridChart(data, retention)) {
     page.Figure(context.slug_prefix + "grid_replay", *chart,
-                "Replay: percent of the needle's entries kept, mean over layers and KV heads; pale means lost. "
-                "Policies that keep "
-                "by position lose the needle wherever it is not near an end.");
+                "Replay: percent of the needle's entries kept, mean over layers and KV heads; pale means lost.");
     ++drawn;
   }
   page.EndRow();

@@ -11,6 +11,11 @@
 
 namespace kvscope {
 
+// All sections of all groups, in order. fidelities: one per group.
+void WriteSections(ReportPage& page, const std::vector<ReportData>& groups, const std::vector<Fidelity>& fidelities);
+// Rows of one mode, as CompareFidelity wants them.
+std::vector<const Results::Row*> RowsOfMode(const ReportData& data, std::string_view mode);
+
 // Where a section belongs: pictures of a second model or task get its number in their names.
 struct SectionContext {
   const ReportData& data;

@@ -86,6 +86,8 @@ double TextWidth(std::string_view text, double size, bool bold) {
     const auto byte = static_cast<unsigned char>(c);
     if (byte >= 0x20 && byte < 0x7f)
       thousandths += kAdvance[byte - 0x20];
+    else if (byte == 0xc2)
+      thousandths += kAdvance[0];  // U+00A0 and its neighbours
     else if (byte >= 0xc0)
       thousandths += kOtherAdvance;  // one per sequence; continuation bytes count nothing
   }
@@ -117,7 +119,8 @@ std::string EscapeXml(std::string_view text) {
   return escaped;
 }
 
-Svg::Svg(double width, double height, std::string alt) : width_(width), height_(height), alt_(std::move(alt)) {
+Svg::Svg(double width, double height, std::string alt)
+    : width_(std::ceil(width)), height_(std::ceil(height)), alt_(std::move(alt)) {
   KVSCOPE_CHECK(width > 0 && height > 0);
 }
 
@@ -181,6 +184,9 @@ void Svg::DrawMarker(Marker marker, double x, double y, double radius, std::stri
       break;
     case Marker::kTriangleDown:
       shape = path({{0, 1.15}, {1.1, -.85}, {-1.1, -.85}}, true);
+      break;
+    case Marker::kBowtie:
+      shape = path({{-1.2, -1}, {-1.2, 1}, {1.2, -1}, {1.2, 1}}, true);
       break;
     case Marker::kPlus:
       shape = path({{-1.1, 0}, {1.1, 0}}, false) + path({{0, -1.1}, {0, 1.1}}, false);

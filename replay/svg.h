@@ -39,7 +39,7 @@ struct TextStyle {
   bool halo = false;  // a rim of paper around the letters, for text over lines
 };
 
-enum class Marker { kCircle, kSquare, kTriangle, kDiamond, kTriangleDown, kPlus, kCross, kStar };
+enum class Marker { kCircle, kSquare, kTriangle, kDiamond, kTriangleDown, kBowtie, kPlus, kCross, kStar };
 
 // Width in pixels of a text of a sans-serif face (metrics of DejaVu Sans, one of the wider ones).
 double TextWidth(std::string_view text, double size, bool bold = false);

@@ -108,8 +108,8 @@ std::string FidelityTable(const Fidelity& fidelity) {
     text +=
         StrCat("rank correlation of attention loss with live ", correlation.live_figure == "kl" ? "KL" : "answer NLL",
                correlation.budget.empty() ? ", all budgets" : StrCat(", keep ", correlation.budget), ": ",
-               NumberText(correlation.rank.rho, 2), " (95 % ", NumberText(correlation.rank.low, 2), " to ",
-               NumberText(correlation.rank.high, 2), ", n = ", correlation.rank.n, ")\n");
+               FixedText(correlation.rank.rho, 2), " (95 % ", FixedText(correlation.rank.low, 2), " to ",
+               FixedText(correlation.rank.high, 2), ", n = ", correlation.rank.n, ")\n");
   }
   return text;
 }
