@@ -46,7 +46,8 @@ constexpr std::array kColumns = std::to_array<ResultColumn>({
     {"moved_bytes_step", kNumber, "bytes", "cache bytes moved between tiers by one step, mean"},
     {"bits", kNumber, "bits", "nominal bits per stored channel, mean over entries"},
     {"attention_loss", kNumber, "fraction", "1 - full-cache weight on the kept entries, mean over queries and heads"},
-    {"output_error", kNumber, "fraction", "|o - o_full| / |o_full| of a head's output, mean over queries and heads"},
+    {"output_error", kNumber, "fraction",
+     "norm of o - o_full over norm of o_full, of a head's output, mean over queries and heads"},
     {"topk_overlap", kNumber, "fraction", "share of the full cache's heaviest entries that were kept"},
     {"needle_retention", kNumber, "fraction", "share of needle entries kept, mean over layers and KV heads"},
     {"needle_weight_ratio", kNumber, "fraction", "weight on the needle over the policy's cache / over the full cache"},
@@ -62,7 +63,7 @@ constexpr std::array kColumns = std::to_array<ResultColumn>({
     {"answer_prefix", kNumber, "digits", "right leading digits of the number in the free answer"},
     {"perplexity", kNumber, "per token", "exp of the mean negative log-likelihood of the continuation"},
     {"kl", kNumber, "nats",
-     "KL(full cache || policy) of the next token, mean, teacher-forced on the full cache's words"},
+     "KL(full cache to policy) of the next token, mean, teacher-forced on the full cache's words"},
     {"top1_agreement", kNumber, "fraction", "share of steps whose most likely token is the full cache's"},
     {"tokens_per_s", kNumber, "tokens/s", "decoding speed"},
     {"ttft_s", kNumber, "s", "time to the first answer token, prefill included"},
@@ -88,6 +89,15 @@ const NamedArray* FindArray(const std::vector<NamedArray>& arrays, std::string_v
 
 std::span<const ResultColumn> ResultColumns() {
   return kColumns;
+}
+
+std::string ResultColumnsMarkdown() {
+  std::string table = "| column | type | unit | meaning |\n| --- | --- | --- | --- |\n";
+  for (const ResultColumn& column : kColumns) {
+    table += StrCat("| `", column.name, "` | ", column.is_text ? "text" : "number", " | ", column.unit, " | ",
+                    column.help, " |\n");
+  }
+  return table;
 }
 
 void ResultRow::Set(std::string_view column, double value) {

@@ -23,6 +23,8 @@ struct ResultColumn {
 };
 // Every column in file order. Names are a contract with other people's scripts: append only.
 std::span<const ResultColumn> ResultColumns();
+// The columns as a Markdown table, as traces/FORMAT.md has it.
+std::string ResultColumnsMarkdown();
 
 class ResultRow {
  public:

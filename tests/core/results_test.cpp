@@ -47,6 +47,16 @@ TEST(ResultColumns, AreThoseOfTheDesignInItsOrder) {
   EXPECT_EQ(found, expected);
 }
 
+TEST(ResultColumns, AreDocumentedInFormatMd) {
+  const std::string text = FileText(std::string(KVSCOPE_SOURCE_DIR) + "/traces/FORMAT.md");
+  const std::string begin = "<!-- columns begin -->\n", end = "<!-- columns end -->";
+  const size_t from = text.find(begin), to = text.find(end);
+  ASSERT_NE(from, std::string::npos);
+  ASSERT_NE(to, std::string::npos);
+  EXPECT_EQ(text.substr(from + begin.size(), to - from - begin.size()), ResultColumnsMarkdown())
+      << "put this table between the markers of traces/FORMAT.md";
+}
+
 TEST(ResultRow, KeepsAbsentApartFromZero) {
   ResultRow row;
   row.Set("kl", 0.0);
