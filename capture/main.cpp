@@ -6,12 +6,10 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 
 #include "capture/recorder.h"
 #include "capture/run.h"
+#include "capture/task_flags.h"
 #include "core/error.h"
 #include "core/sha256.h"
 #include "core/units.h"
@@ -22,54 +20,14 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Flags {
-  std::string model, task = "niah", output, prompt, file, haystack, haystack_name;
+  TaskFlags task;
+  std::string model, output;
   std::string level = "qkv+rows", device = "auto", kv_dtype = "f16", query_rows = "all";
-  std::vector<int> contexts{2048}, layers, kv_heads;
-  std::vector<double> depths{0.5};
-  int repeats = 1, max_new = 16, wording = -1, windows = 1, prefill_chunk = 512, queue_mib = 512;
-  uint64_t seed = 0;
+  std::vector<int> layers, kv_heads;
+  int prefill_chunk = 512, queue_mib = 512;
   double flush_secs = 1.0;
-  bool chat = false, logprobs = false, force = false;
+  bool logprobs = false, force = false;
 };
-
-std::string ReadTextFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file || fs::is_directory(path)) throw Error(StrCat(path, ": cannot be read; expected a text file"));
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-std::vector<Prompt> MakePrompts(const Flags& flags, const Tokenizer& tokenizer, int context_limit) {
-  if (!flags.prompt.empty() || flags.task == "prompt") {
-    return {PlainPrompt(
-        tokenizer,
-        {.text = flags.prompt, .chat = flags.chat, .max_new = flags.max_new, .context_limit = context_limit})};
-  }
-  if (flags.task == "text") {
-    if (flags.file.empty()) throw Error("--task text: expected --file TEXT; found none");
-    if (flags.contexts.size() != 1) throw Error("--task text: expected one --context");
-    TextOptions options;
-    options.context = flags.contexts[0];
-    options.windows = flags.windows;
-    options.text = ReadTextFile(flags.file);
-    options.text_name = fs::path(flags.file).filename();
-    options.context_limit = context_limit;
-    return TextPrompts(tokenizer, options);
-  }
-  if (flags.haystack.empty())
-    throw Error(
-        "--task niah: expected --haystack TEXT, for example the kjv.txt that traces/make_texts writes; found none");
-  NiahOptions options;
-  options.contexts = flags.contexts;
-  options.depths = flags.depths;
-  options.repeats = flags.repeats;
-  options.max_new = flags.max_new;
-  options.seed = flags.seed;
-  options.haystack_text = ReadTextFile(flags.haystack);
-  options.haystack_name = fs::path(flags.haystack).filename();
-  options.wording = flags.wording;
-  options.context_limit = context_limit;
-  return NiahPrompts(tokenizer, options);
-}
 
 // One file for one prompt, a folder for several or when the name ends in '/'. Checked before the model runs.
 std::vector<std::string> OutputPaths(const Flags& flags, const std::vector<Prompt>& prompts) {
@@ -116,7 +74,7 @@ void Run(const Flags& flags) {
   const GgufFile gguf = GgufFile::Open(flags.model);
   const Tokenizer tokenizer = Tokenizer::FromGguf(gguf);
   const std::unique_ptr<Model> model = LoadModel(gguf);
-  const std::vector<Prompt> prompts = MakePrompts(flags, tokenizer, model->config.context_length);
+  const std::vector<Prompt> prompts = MakePrompts(flags.task, tokenizer, model->config.context_length);
   RunOptions options;
   options.kv_dtype = flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16;
   options.level = TraceLevelFromName(flags.level);
@@ -160,32 +118,7 @@ int main(int argc, char** argv) {
   Flags flags;
   CLI::App app{"Records what a model's attention saw, one trace file per run.", "kvscope capture"};
   app.add_option("--model", flags.model, "GGUF file")->required();
-  app.add_option("--task", flags.task, "niah (needle in a haystack), text (perplexity) or prompt")
-      ->check(CLI::IsMember({"niah", "text", "prompt"}))
-      ->capture_default_str();
-  app.add_option("--context", flags.contexts, "prompt tokens, everything counted; a list makes a grid")
-      ->delimiter(',')
-      ->capture_default_str();
-  app.add_option("--depth", flags.depths, "niah: share of the haystack before the needle; a list makes a grid")
-      ->delimiter(',')
-      ->capture_default_str();
-  app.add_option("--repeats", flags.repeats, "niah: needles per cell of the grid")
-      ->check(CLI::Range(1, 10000))
-      ->capture_default_str();
-  app.add_option("--wording", flags.wording, "niah: needle wording 0, 1 or 2; -1 rotates with the repeats")
-      ->check(CLI::Range(-1, 2))
-      ->capture_default_str();
-  app.add_option("--haystack", flags.haystack, "niah: text file around the needle");
-  app.add_option("--file", flags.file, "text: the text file");
-  app.add_option("--windows", flags.windows, "text: consecutive windows of --context tokens")
-      ->check(CLI::Range(1, 100000))
-      ->capture_default_str();
-  app.add_option("--prompt", flags.prompt, "a prompt of your own");
-  app.add_flag("--chat", flags.chat, "prompt: as a user turn of the model's chat template");
-  app.add_option("--max-new", flags.max_new, "tokens to generate at most")
-      ->check(CLI::Range(0, 1 << 20))
-      ->capture_default_str();
-  app.add_option("--seed", flags.seed, "of needles and haystack offsets")->capture_default_str();
+  kvscope::AddTaskOptions(app, flags.task);
   app.add_option("--level", flags.level, "qkv+rows, qkv, rows or relevance")->capture_default_str();
   app.add_option("--kv-dtype", flags.kv_dtype, "f16 or f32")
       ->check(CLI::IsMember({"f16", "f32"}))

@@ -43,6 +43,9 @@ inline Floats Sub(Floats a, Floats b) {
 inline Floats Mul(Floats a, Floats b) {
   return {_mm512_mul_ps(a.v, b.v)};
 }
+inline Floats Div(Floats a, Floats b) {
+  return {_mm512_div_ps(a.v, b.v)};
+}
 inline Floats Max(Floats a, Floats b) {
   return {_mm512_max_ps(a.v, b.v)};
 }
@@ -130,6 +133,9 @@ inline Floats Sub(Floats x, Floats y) {
 inline Floats Mul(Floats x, Floats y) {
   return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
 }
+inline Floats Div(Floats x, Floats y) {
+  return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
 inline Floats Max(Floats x, Floats y) {
   return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
 }
@@ -204,6 +210,9 @@ inline Floats Sub(const Floats& a, const Floats& b) {
 }
 inline Floats Mul(const Floats& a, const Floats& b) {
   return Each([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline Floats Div(const Floats& a, const Floats& b) {
+  return Each([&](int i) { return a.v[i] / b.v[i]; });
 }
 inline Floats Max(const Floats& a, const Floats& b) {
   return Each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });

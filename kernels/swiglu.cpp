@@ -13,17 +13,11 @@ void cpu::SwiGlu(std::span<const float> gate, std::span<const float> up, std::sp
 
 void cpu_fast::SwiGlu(std::span<const float> gate, std::span<const float> up, std::span<float> out) {
   size_t i = 0;
-  float lanes[simd::kLanes];
+  const simd::Floats one = simd::Broadcast(1.0f), lowest = simd::Broadcast(-87.0f);  // exp(87) still is a float
   for (; i + simd::kLanes <= gate.size(); i += simd::kLanes) {
     const simd::Floats x = simd::Load(&gate[i]);
-    // exp(-|x|) never overflows; for x < 0, 1 / (1 + exp(-x)) = exp(x) / (1 + exp(x)).
-    const simd::Floats magnitude = simd::Max(x, simd::Sub(simd::Zero(), x));
-    simd::Store(lanes, simd::Exp(simd::Sub(simd::Zero(), magnitude)));
-    for (int lane = 0; lane < simd::kLanes; ++lane) {
-      const float e = lanes[lane];
-      const float value = gate[i + lane];
-      out[i + lane] = value * ((value < 0 ? e : 1.0f) / (1.0f + e)) * up[i + lane];
-    }
+    const simd::Floats e = simd::Exp(simd::Sub(simd::Zero(), simd::Max(x, lowest)));
+    simd::Store(&out[i], simd::Mul(simd::Div(x, simd::Add(one, e)), simd::Load(&up[i])));
   }
   cpu::SwiGlu(gate.subspan(i), up.subspan(i), out.subspan(i));
 }

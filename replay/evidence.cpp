@@ -5,9 +5,11 @@
 #include <tbb/task_arena.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/half.h"
+#include "kernels/attention_tile.h"
 
 namespace kvscope {
 namespace {
@@ -119,7 +121,7 @@ std::vector<LayerEvidence> Evidence::Compute(int layer_begin, int layer_end) con
     }
     if (keeps_rows_) evidence.kv_heads.resize(shape.num_kv_heads);
   }
-  if (specs_.empty() && !keeps_rows_) return layers;
+  if (specs_.empty() && !keeps_rows_ && sampled_tokens_.empty()) return layers;
   const int group = shape.HeadsPerKvHead();
   tbb::parallel_for(0, static_cast<int>(layers.size()) * shape.num_kv_heads, [&](int task) {
     LayerEvidence& evidence = layers[task / shape.num_kv_heads];
@@ -141,11 +143,56 @@ std::vector<LayerEvidence> Evidence::Compute(int layer_begin, int layer_end) con
     // Isolated, so that a thread that waits here does not load a second KV head.
     tbb::this_task_arena::isolate([&] { cpu_fast::ColumnStats(problem, specs_, out); });
     for (size_t s = 0; s < specs_.size(); ++s) {
+      if (!std::all_of(out[s].begin(), out[s].end(), [](float value) { return std::isfinite(value); })) {
+        throw Error(StrCat("layer ", source_.info().layers[evidence.layer_index].layer, ", KV head index ", kv_head,
+                           ": expected finite weights; the trace is damaged, see kvscope verify"));
+      }
       std::copy(out[s].begin(), out[s].end(),
                 evidence.statistics.at(specs_[s]).begin() + static_cast<int64_t>(kv_head) * group * row_end_);
     }
+    if (!sampled_tokens_.empty()) SeeSampledRows(evidence.layer_index, kv_head, *data);
   });
   return layers;
+}
+
+void Evidence::SeeSampledRows(int layer_index, int kv_head, const KvHeadData& data) const {
+  const std::vector<int>& q_token = source_.q_token(layer_index);
+  const int dim = data.head_dim_k, group = data.group;
+  std::vector<int64_t> rows;
+  for (const int token : sampled_tokens_) {
+    const auto found = std::lower_bound(q_token.begin(), q_token.end(), token);
+    if (found != q_token.end() && *found == token && token < data.num_tokens) rows.push_back(found - q_token.begin());
+  }
+  if (rows.empty()) return;
+  std::vector<float> q;  // [group, rows, dim]
+  for (int head = 0; head < group; ++head) {
+    for (const int64_t row : rows) {
+      const size_t first = (static_cast<size_t>(head) * data.num_rows + row) * dim, size = q.size();
+      q.resize(size + dim);
+      if (data.q.dtype() == DType::kF16) {
+        FloatsFromHalves(data.q.halves().subspan(first, dim), {q.data() + size, static_cast<size_t>(dim)});
+      } else {
+        std::copy_n(data.q.floats().begin() + first, dim, q.begin() + size);
+      }
+    }
+  }
+  const int num_tokens = q_token[rows.back()] + 1, num_rows = static_cast<int>(rows.size()) * group;
+  const int64_t stride = (num_tokens + kPanelTokens - 1) / kPanelTokens * kPanelTokens;
+  std::vector<float> panels(PanelFloats(kTileTokens, dim)), weights(num_rows * stride);
+  for (int tile = 0; tile < num_tokens; tile += kTileTokens) {
+    const int count = std::min(kTileTokens, num_tokens - tile);
+    PackKeyPanels(data.k.At(static_cast<size_t>(tile) * dim), data.k.dtype(), count, dim, panels.data());
+    ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, source_.info().layers[layer_index].scale,
+              weights.data() + tile, stride);
+  }
+  for (int head = 0; head < group; ++head) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const int token = q_token[rows[i]];
+      const std::span<float> row(&weights[(head * rows.size() + i) * stride], token + 1);
+      ExpShifted(row, data.lse[static_cast<size_t>(head) * data.num_rows + rows[i]]);
+      see_row_(layer_index, kv_head * group + head, token, row);
+    }
+  }
 }
 
 std::vector<float> EvidenceView::Keys(int kv_head) const {

@@ -6,6 +6,7 @@
 // (specs * heads * row_end floats each), whatever the size of the trace. Results do not depend on threads.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -45,6 +46,12 @@ class Evidence {
   // Asks for a statistic as of a decision at num_tokens <= row_end.
   void Add(const StatisticSpec& spec, int num_tokens);
   void KeepKeysAndValues() { keeps_rows_ = true; }
+  // Rebuilds the weights [query token + 1] of these query tokens (those stored) of every head. see_row is called from
+  // several threads, for one head's rows in order.
+  using SeeRow = std::function<void(int layer_index, int head, int query_token, std::span<const float> weights)>;
+  void SampleRows(std::vector<int> query_tokens, SeeRow see_row) {
+    sampled_tokens_ = std::move(query_tokens), see_row_ = std::move(see_row);
+  }
   // Several layers at a time, in parallel.
   std::vector<LayerEvidence> Compute(int layer_begin, int layer_end) const;
 
@@ -52,7 +59,11 @@ class Evidence {
   const TraceSource& source_;
   int row_end_;
   bool keeps_rows_ = false;
+  void SeeSampledRows(int layer_index, int kv_head, const KvHeadData& data) const;
+
   std::vector<StatisticSpec> specs_;  // skip_rows set, no two alike
+  std::vector<int> sampled_tokens_;
+  SeeRow see_row_;
 };
 
 // One layer as policies see it at a decision.

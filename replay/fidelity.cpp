@@ -42,12 +42,20 @@ std::optional<double> Rho(std::span<const double> x, std::span<const double> y) 
   return xy / std::sqrt(xx * yy);
 }
 
-// What must agree for a live row to be the confirmation of a replay row.
-std::string RunKey(const ResultRow& row, bool by_run_id) {
-  if (by_run_id) return row.Text("run_id");
+// What must agree for a live row to be the confirmation of a replay row: the captured run itself, else the cell of the
+// task (a trace is named after it), else the same task, length, depth and seed.
+enum class RunKeyKind { kRunId, kCell, kTask };
+
+std::string RunKey(const ResultRow& row, RunKeyKind kind) {
+  if (kind == RunKeyKind::kRunId) return row.Text("run_id");
   const auto number = [&](const char* column) { return row.Number(column).value_or(-1); };
-  return StrCat(row.Text("model"), "|", row.Text("task"), "|", number("context"), "|", number("depth"), "|",
-                number("seed"));
+  const std::string task = StrCat(row.Text("model"), "|", row.Text("task"), "|", number("context"), "|",
+                                  number("depth"), "|", number("seed"));
+  if (kind == RunKeyKind::kTask) return task;
+  std::string cell = row.Text("trace");
+  cell.erase(0, cell.rfind('/') + 1);
+  cell.resize(std::min(cell.find(".kvtrace"), cell.size()));
+  return cell.empty() ? "" : StrCat(task, "|", cell);
 }
 
 std::string PolicyKey(const ResultRow& row, const std::string& label) {
@@ -73,11 +81,11 @@ struct Both {
 };
 
 const Results::Row* Partner(const Results::Row& row, const std::vector<const Results::Row*>& others) {
-  for (const bool by_run_id : {true, false}) {
-    const std::string key = RunKey(row.figures, by_run_id);
-    if (by_run_id && key.empty()) continue;
+  for (const RunKeyKind kind : {RunKeyKind::kRunId, RunKeyKind::kCell, RunKeyKind::kTask}) {
+    const std::string key = RunKey(row.figures, kind);
+    if (key.empty()) continue;
     for (const Results::Row* other : others) {
-      if (RunKey(other->figures, by_run_id) == key) return other;
+      if (RunKey(other->figures, kind) == key) return other;
     }
   }
   return nullptr;

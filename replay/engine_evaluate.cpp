@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+// One layer at a time per thread, in blocks of queries: the full cache attends first, then every plan's cache.
+// A plan that neither watches steps nor chooses reads takes a block as one causal chunk; others one query at a time.
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/half.h"
+#include "kernels/attention_tile.h"
+#include "replay/engine.h"
+
+namespace kvscope {
+namespace {
+
+constexpr int64_t kWeightBytes = 64 << 20;  // full weights of a block of queries
+constexpr int kMostQueries = 64;
+constexpr double kSumTolerance = 0.05;  // a row that sums to something else was damaged
+
+void AppendFloats(const Buffer& rows, int64_t first, int64_t count, std::vector<float>& floats) {
+  const size_t size = floats.size();
+  floats.resize(size + count);
+  const std::span<float> target(floats.data() + size, count);
+  if (rows.dtype() == DType::kF16) {
+    FloatsFromHalves(rows.halves().subspan(first, count), target);
+  } else {
+    std::copy_n(rows.floats().begin() + first, count, target.begin());
+  }
+}
+
+// K and V of the trace; keeps the raw scores of a block of queries.
+class TraceTiles final : public KeyValueTiles {
+ public:
+  TraceTiles(const Buffer& k, const Buffer& v, const ModelShape& shape, int block, int64_t stride, float* scores)
+      : k_(k), v_(v), shape_(shape), block_(block), stride_(stride), scores_(scores) {}
+  const float* Read(int begin, int count, float* panels, float* scratch) override {
+    PackKeyPanels(k_.At(size_t(begin) * shape_.head_dim_k), k_.dtype(), count, shape_.head_dim_k, panels);
+    const size_t first = size_t(begin) * shape_.head_dim_v, size = size_t(count) * shape_.head_dim_v;
+    if (v_.dtype() == DType::kF32) return v_.floats().data() + first;
+    FloatsFromHalves(v_.halves().subspan(first, size), {scratch, size});
+    return scratch;
+  }
+  void SawScores(int first_query, int num_queries, int begin, int count, float* scores) override {
+    for (int head = 0; head < shape_.HeadsPerKvHead(); ++head) {
+      for (int query = 0; query < num_queries; ++query) {
+        const float* row = scores + (int64_t{head} * num_queries + query) * kTileTokens;
+        std::copy_n(row, count, scores_ + (int64_t{head} * block_ + first_query + query) * stride_ + begin);
+      }
+    }
+  }
+
+ private:
+  const Buffer &k_, &v_;
+  const ModelShape& shape_;
+  int block_;
+  int64_t stride_;
+  float* scores_;  // [group, block, stride]
+};
+
+// One plan's cache of the layer and what the next query can see of it.
+struct PlanState {
+  std::unique_ptr<LayerCache> cache;
+  Policy* policy = nullptr;
+  bool is_stepwise = false;
+  double bytes_per_entry = 0;            // as read: without the policy's state
+  std::vector<std::vector<float>> mask;  // [kv_head][token] 1: the query sees it
+  std::vector<CacheAction> evicted;      // by the last query
+  AttendRecord record;
+  LayerMetrics metrics;
+};
+
+class LayerEvaluation {
+ public:
+  LayerEvaluation(const TraceSource& source, int layer_index, const std::vector<Plan>& plans,
+                  const std::vector<std::unique_ptr<Policy>>& policies, const EvaluateOptions& options)
+      : source_(source),
+        layer_(source.info().layers[layer_index]),
+        layer_index_(layer_index),
+        plans_(plans),
+        policies_(policies),
+        options_(options),
+        shape_(plans[0].shape),
+        num_tokens_(NumTokens(source)),
+        group_(shape_.HeadsPerKvHead()) {
+    first_token_ = num_tokens_;
+    for (const Plan& plan : plans) first_token_ = std::min(first_token_, plan.request.decision_token);
+    num_queries_ = num_tokens_ - first_token_;
+    stride_ = (int64_t{num_tokens_} + kPanelTokens - 1) / kPanelTokens * kPanelTokens;
+    is_needle_.assign(num_tokens_, 0);
+    for (const int token : options.needle_tokens) is_needle_.at(token) = 1;
+  }
+
+  std::vector<LayerMetrics> Run() {
+    Load();
+    const int64_t row_bytes = shape_.num_heads * stride_ * static_cast<int64_t>(sizeof(float));
+    const int block = static_cast<int>(std::clamp<int64_t>(kWeightBytes / row_bytes, 1, kMostQueries));
+    for (begin_ = 0; begin_ < num_queries_; begin_ += block) {
+      block_ = std::min(block, num_queries_ - begin_);
+      AttendFully();
+      for (size_t plan = 0; plan < plans_.size(); ++plan) {
+        const int begin = std::max(begin_, plans_[plan].request.decision_token - first_token_);
+        const int end = begin_ + block_;
+        if (begin >= end) continue;
+        if (states_[plan].is_stepwise) {
+          for (int query = begin; query < end; ++query) EvaluateOne(plan, query);
+        } else {
+          EvaluateChunk(plan, begin, end - begin);
+        }
+      }
+    }
+    std::vector<LayerMetrics> metrics;
+    for (PlanState& state : states_) metrics.push_back(std::move(state.metrics));
+    return metrics;
+  }
+
+ private:
+  // A step of the queries [query, query + count); out goes to out_.
+  LayerStep StepOf(int query, int count) {
+    LayerStep step;
+    step.first_token = first_token_ + query, step.num_tokens = count;
+    const int64_t dim_k = shape_.head_dim_k, dim_v = shape_.head_dim_v;
+    step.q = q_.data() + query * dim_k, step.q_head_stride = num_queries_ * dim_k, step.q_token_stride = dim_k;
+    step.k = k_.data() + query * dim_k, step.k_head_stride = num_queries_ * dim_k, step.k_token_stride = dim_k;
+    step.v = v_.data() + query * dim_v, step.v_head_stride = num_queries_ * dim_v, step.v_token_stride = dim_v;
+    out_.resize(static_cast<size_t>(shape_.num_heads) * count * dim_v);
+    step.out = out_.data(), step.out_head_stride = count * dim_v, step.out_token_stride = dim_v;
+    return step;
+  }
+
+  void Load();
+  void LoadPlan(size_t plan, int kv_head, const KvHeadData& data);
+  void AttendFully();
+  void EvaluateChunk(size_t plan, int query, int count);
+  void EvaluateOne(size_t plan, int query);
+  // What the query saw, given out [num_heads, head_dim_v] rows `out_stride` floats apart.
+  void Measure(size_t plan, int query, const float* out, int64_t out_stride);
+  void AddNeedleWeight(size_t plan, int head, int query, double weight);
+  std::span<const float> FullWeights(int head, int query) const {
+    return {&weights_[(int64_t{head} * block_ + query - begin_) * stride_],
+            static_cast<size_t>(first_token_ + query + 1)};
+  }
+  bool IsAnswer(int query) const { return first_token_ + query >= options_.answer_begin; }
+
+  const TraceSource& source_;
+  const LayerInfo& layer_;
+  const int layer_index_;
+  const std::vector<Plan>& plans_;
+  const std::vector<std::unique_ptr<Policy>>& policies_;
+  const EvaluateOptions& options_;
+  const ModelShape shape_;
+  const int num_tokens_, group_;
+  int first_token_ = 0, num_queries_ = 0;  // queries are first_token_ + 0, 1, ...
+  int64_t stride_ = 0;
+  std::vector<char> is_needle_;            // [token]
+  std::vector<Buffer> trace_k_, trace_v_;  // [kv_head] [tokens, dim]
+  std::vector<float> q_, k_, v_;           // [head or kv_head, num_queries, dim]
+  std::vector<float> lse_;                 // [head, num_queries]
+  std::vector<PlanState> states_;
+
+  // Of the present block of queries.
+  int begin_ = 0, block_ = 0;
+  std::vector<float> weights_;         // [head, block, stride]
+  std::vector<double> weight_sum_;     // [head, block]
+  std::vector<float> full_out_;        // [head, block, head_dim_v]
+  std::vector<std::vector<int>> top_;  // [head, block] tokens
+  std::vector<double> full_needle_;    // [head, block]
+  std::vector<float> ones_;            // [tokens]
+  std::vector<float> out_;
+};
+
+void LayerEvaluation::Load() {
+  states_.resize(plans_.size());
+  for (size_t plan = 0; plan < plans_.size(); ++plan) {
+    PlanState& state = states_[plan];
+    state.cache = plans_[plan].MakeCache(layer_index_, layer_.scale);
+    state.cache->set_action_log(&state.evicted);
+    state.policy = policies_[plan].get();
+    state.is_stepwise = state.policy->WatchesSteps() || state.policy->ChoosesReads();
+    state.bytes_per_entry = plans_[plan].store->BytesPerEntry(shape_.head_dim_k, shape_.head_dim_v);
+    state.mask.assign(shape_.num_kv_heads, std::vector<float>(num_tokens_, 0.0f));
+    state.metrics = LayerMetrics(shape_, num_tokens_ - plans_[plan].request.decision_token);
+  }
+  ones_.assign(num_tokens_, 1.0f);
+  const std::vector<int>& q_token = source_.q_token(layer_index_);
+  const int64_t first_row = std::lower_bound(q_token.begin(), q_token.end(), first_token_) - q_token.begin();
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
+    const auto data = source_.ReadKvHead(layer_index_, kv_head);
+    if (data->num_tokens < num_tokens_ || data->num_rows < first_row + num_queries_ || data->group != group_) {
+      throw Error(StrCat("layer ", layer_.layer, ": expected ", num_tokens_, " tokens and their query rows, found ",
+                         data->num_tokens, "; the trace was cut or damaged, record it again"));
+    }
+    trace_k_.push_back(data->k), trace_v_.push_back(data->v);
+    for (int head = 0; head < group_; ++head) {
+      const int64_t row = int64_t{head} * data->num_rows + first_row;
+      AppendFloats(data->q, row * shape_.head_dim_k, int64_t{num_queries_} * shape_.head_dim_k, q_);
+      lse_.insert(lse_.end(), data->lse.begin() + row, data->lse.begin() + row + num_queries_);
+    }
+    AppendFloats(data->k, int64_t{first_token_} * shape_.head_dim_k, int64_t{num_queries_} * shape_.head_dim_k, k_);
+    AppendFloats(data->v, int64_t{first_token_} * shape_.head_dim_v, int64_t{num_queries_} * shape_.head_dim_v, v_);
+    for (size_t plan = 0; plan < plans_.size(); ++plan) LoadPlan(plan, kv_head, *data);
+  }
+  for (PlanState& state : states_) {
+    state.metrics.decision_bytes = state.cache->Bytes();
+    state.metrics.decision_entries = state.cache->num_entries();
+  }
+}
+
+void LayerEvaluation::LoadPlan(size_t plan, int kv_head, const KvHeadData& data) {
+  PlanState& state = states_[plan];
+  const std::vector<int>& keep = plans_[plan].layers[layer_index_][kv_head].keep;
+  state.cache->Load(kv_head, data.k.data(), data.v.data(), data.k.dtype(), keep);
+  double needle = 0;
+  for (const int token : keep) {
+    state.mask[kv_head][token] = 1;
+    needle += is_needle_[token];
+  }
+  if (options_.needle_tokens.empty()) return;
+  state.metrics.decision_retention_kv_head[kv_head] = needle / static_cast<double>(options_.needle_tokens.size());
+  if (state.is_stepwise) return;
+  state.record.watched.resize(shape_.num_kv_heads);
+  for (size_t slot = 0; slot < keep.size(); ++slot) {
+    if (is_needle_[keep[slot]]) state.record.watched[kv_head].push_back(static_cast<int>(slot));
+  }
+}
+
+void LayerEvaluation::AttendFully() {
+  const int num_heads = shape_.num_heads, dim_v = shape_.head_dim_v;
+  weights_.resize(static_cast<size_t>(num_heads) * block_ * stride_);
+  full_out_.resize(static_cast<size_t>(num_heads) * block_ * dim_v);
+  weight_sum_.resize(static_cast<size_t>(num_heads) * block_);
+  full_needle_.assign(weight_sum_.size(), 0.0);
+  top_.resize(weight_sum_.size());
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
+    const int64_t first_head = int64_t{kv_head} * group_;
+    TraceTiles tiles(trace_k_[kv_head], trace_v_[kv_head], shape_, block_, stride_,
+                     &weights_[first_head * block_ * stride_]);
+    CausalAttention problem;
+    problem.q = &q_[(first_head * num_queries_ + begin_) * shape_.head_dim_k];
+    problem.q_head_stride = int64_t{num_queries_} * shape_.head_dim_k, problem.q_row_stride = shape_.head_dim_k;
+    problem.group = group_, problem.num_queries = block_, problem.first_query = first_token_ + begin_;
+    problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = dim_v, problem.scale = layer_.scale;
+    problem.out = &full_out_[first_head * block_ * dim_v];
+    problem.out_head_stride = int64_t{block_} * dim_v, problem.out_row_stride = dim_v;
+    cpu_fast::Attend(problem, tiles);
+  }
+  for (int head = 0; head < num_heads; ++head) {
+    for (int query = begin_; query < begin_ + block_; ++query) {
+      const std::span<const float> row = FullWeights(head, query);
+      const size_t index = static_cast<size_t>(head) * block_ + query - begin_;
+      ExpShifted({const_cast<float*>(row.data()), row.size()}, lse_[int64_t{head} * num_queries_ + query]);
+      weight_sum_[index] = MaskedSum(row, std::span<const float>(ones_).first(row.size()));
+      if (!(std::fabs(weight_sum_[index] - 1) < kSumTolerance)) {
+        throw Error(StrCat("layer ", layer_.layer, ", head ", layer_.heads[head], ", token ", first_token_ + query,
+                           ": expected weights that sum to 1, found ", weight_sum_[index],
+                           "; the trace is damaged, see kvscope verify"));
+      }
+      top_[index] = TopTokens(row, options_.top_k);
+      for (const int token : options_.needle_tokens) full_needle_[index] += row[token];
+    }
+  }
+}
+
+void LayerEvaluation::Measure(size_t plan, int query, const float* out, int64_t out_stride) {
+  PlanState& state = states_[plan];
+  LayerMetrics& metrics = state.metrics;
+  const int plan_query = query - (plans_[plan].request.decision_token - first_token_);
+  const double num_needle = static_cast<double>(options_.needle_tokens.size());
+  std::vector<double> kept_mass(group_);
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
+    const std::vector<float>& mask = state.mask[kv_head];
+    for (int i = 0; i < group_; ++i) {
+      const int head = kv_head * group_ + i;
+      const size_t index = static_cast<size_t>(head) * block_ + query - begin_;
+      const std::span<const float> full = FullWeights(head, query);
+      kept_mass[i] = MaskedSum(full, std::span<const float>(mask).first(full.size()));
+      const double loss = std::max(0.0, (weight_sum_[index] - kept_mass[i]) / weight_sum_[index]);
+      const size_t dim_v = shape_.head_dim_v;
+      const double error = RelativeError({out + head * out_stride, dim_v}, {&full_out_[index * dim_v], dim_v});
+      double seen = 0;
+      for (const int token : top_[index]) seen += mask[token];
+      metrics.loss_head[head] += loss, metrics.loss_query[plan_query] += loss;
+      metrics.error_head[head] += error, metrics.error_query[plan_query] += error;
+      if (!top_[index].empty()) metrics.overlap_head[head] += seen / static_cast<double>(top_[index].size());
+      if (IsAnswer(query)) metrics.full_needle_weight_head[head] += full_needle_[index];
+    }
+    if (num_needle > 0) {
+      double kept = 0;
+      for (const int token : options_.needle_tokens) kept += mask[token];
+      metrics.retention_query[plan_query] += kept / num_needle;
+      if (IsAnswer(query)) metrics.retention_kv_head[kv_head] += kept / num_needle;
+    }
+    if (options_.see_query) {
+      const int visible = first_token_ + query + 1;
+      const int entries = static_cast<int>(std::count(mask.begin(), mask.begin() + visible, 1.0f));
+      options_.see_query({plan,
+                          layer_index_,
+                          kv_head,
+                          first_token_ + query,
+                          entries,
+                          {FullWeights(kv_head * group_, query).data(),
+                           static_cast<size_t>(group_ * block_ * stride_ - (query - begin_) * stride_)},
+                          block_ * stride_,
+                          kept_mass});
+    }
+  }
+}
+
+void LayerEvaluation::EvaluateChunk(size_t plan, int query, int count) {
+  PlanState& state = states_[plan];
+  const int plan_query = query - (plans_[plan].request.decision_token - first_token_);
+  for (int i = 0; i < count; ++i) {
+    state.cache->Append(StepOf(query + i, 1));
+    state.metrics.bytes_query[plan_query + i] = state.cache->Bytes();
+    state.metrics.read_bytes_query[plan_query + i] =
+        state.bytes_per_entry * static_cast<double>(state.cache->num_entries());
+    for (std::vector<float>& mask : state.mask) mask[first_token_ + query + i] = 1;
+  }
+  const LayerStep step = StepOf(query, count);
+  const bool watches = !state.record.watched.empty() && IsAnswer(query + count - 1);
+  state.cache->Attend(step, nullptr, watches ? &state.record : nullptr);
+  for (int i = 0; i < count; ++i) {
+    Measure(plan, query + i, step.out + i * step.out_token_stride, step.out_head_stride);
+    for (int head = 0; watches && IsAnswer(query + i) && head < shape_.num_heads; ++head) {
+      const size_t watched = state.record.watched[head / group_].size();
+      const float* weights = state.record.watched_weights[head].data() + i * watched;
+      for (size_t j = 0; j < watched; ++j) state.metrics.needle_weight_head[head] += weights[j];
+    }
+  }
+}
+
+void LayerEvaluation::EvaluateOne(size_t plan, int query) {
+  PlanState& state = states_[plan];
+  LayerCache& cache = *state.cache;
+  const int plan_query = query - (plans_[plan].request.decision_token - first_token_);
+  const LayerStep step = StepOf(query, 1);
+  cache.Append(step);
+  for (std::vector<float>& mask : state.mask) mask[step.first_token] = 1;
+  const auto reads = cache.ChooseReads(step, *state.policy);
+  state.record.wants_weights = true;
+  cache.Attend(step, reads ? &*reads : nullptr, &state.record);
+  int64_t entries_read = 0;
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
+    const std::span<const int> tokens = cache.TokenFromSlot(kv_head);
+    const size_t count = reads ? reads->slots[kv_head].size() : tokens.size();
+    entries_read += static_cast<int64_t>(count);
+    std::vector<float>& mask = state.mask[kv_head];
+    if (reads) std::fill(mask.begin(), mask.end(), 0.0f);
+    for (size_t i = 0; i < count; ++i) {
+      const int token = tokens[reads ? reads->slots[kv_head][i] : static_cast<int>(i)];
+      mask[token] = 1;
+      if (!is_needle_[token] || !IsAnswer(query)) continue;
+      for (int head = kv_head * group_; head < (kv_head + 1) * group_; ++head) {
+        state.metrics.needle_weight_head[head] += state.record.weights[head][i];
+      }
+    }
+  }
+  state.metrics.read_bytes_query[plan_query] = state.bytes_per_entry * static_cast<double>(entries_read);
+  Measure(plan, query, step.out, step.out_head_stride);
+  if (state.policy->WatchesSteps()) {
+    state.evicted.clear();
+    cache.Evict(step, *state.policy, state.record);
+    for (const CacheAction& action : state.evicted) state.mask[action.kv_head][action.token] = 0;
+  }
+  state.metrics.bytes_query[plan_query] = cache.Bytes();
+}
+
+}  // namespace
+
+std::vector<PlanMetrics> Evaluate(const TraceSource& source, const std::vector<Plan>& plans,
+                                  const EvaluateOptions& options) {
+  std::vector<PlanMetrics> metrics(plans.size());
+  if (plans.empty()) return metrics;
+  const ModelShape& shape = plans[0].shape;
+  const int num_tokens = NumTokens(source);
+  std::vector<std::unique_ptr<Policy>> policies;
+  for (size_t i = 0; i < plans.size(); ++i) {
+    policies.push_back(plans[i].policy->Snapshot());
+    const int decision = plans[i].request.decision_token;
+    KVSCOPE_CHECK(options.needle_tokens.empty() || options.needle_tokens.back() < decision);
+    metrics[i].num_queries = num_tokens - decision;
+    metrics[i].num_answer_queries = num_tokens - std::min(num_tokens, std::max(decision, options.answer_begin));
+    metrics[i].has_needle = !options.needle_tokens.empty();
+    metrics[i].shape = shape;
+    metrics[i].layers.resize(shape.num_layers);
+  }
+  tbb::parallel_for(0, shape.num_layers, [&](int layer) {
+    LayerEvaluation evaluation(source, layer, plans, policies, options);
+    std::vector<LayerMetrics> layer_metrics = evaluation.Run();
+    for (size_t i = 0; i < plans.size(); ++i) metrics[i].layers[layer] = std::move(layer_metrics[i]);
+    if (options.layer_done) options.layer_done();
+  });
+  return metrics;
+}
+
+}  // namespace kvscope

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <tbb/parallel_for.h>
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "core/error.h"
+#include "replay/engine.h"
+
+namespace kvscope {
+namespace {
+
+constexpr int kLayersAtOnce = 4;  // of the evidence pass: enough for many threads, little memory
+constexpr double kHalfBytes = 2;
+
+// Requests that differ in the budget only.
+struct Group {
+  std::vector<size_t> requests;
+  std::unique_ptr<Policy> policy;
+  PolicyNeeds needs;
+};
+
+std::vector<Group> GroupRequests(const std::vector<PlanRequest>& requests, const ModelShape& shape) {
+  std::map<std::tuple<std::string, int, int, int>, size_t> group_from_key;
+  std::vector<Group> groups;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const PlanRequest& request = requests[i];
+    const auto [found, is_new] = group_from_key.try_emplace(
+        {request.spec.text, request.decision_token, request.guards.sinks, request.guards.recent}, groups.size());
+    if (is_new) {
+      groups.push_back({{}, request.make_policy ? request.make_policy() : request.spec.MakePolicy(request.guards), {}});
+      groups.back().needs = groups.back().policy->Needs(shape);
+    }
+    groups[found->second].requests.push_back(i);
+  }
+  return groups;
+}
+
+[[noreturn]] void FailPlan(const Plan& plan, const std::string& what) {
+  throw Error(StrCat("policy '", plan.request.spec.text, "': ", what, "; the policy is broken"));
+}
+
+void CheckBudgets(const Plan& plan) {
+  const int num_tokens = plan.request.decision_token;
+  if (static_cast<int>(plan.budgets.size()) != plan.shape.num_layers) {
+    FailPlan(plan, StrCat("expected budgets for ", plan.shape.num_layers, " layers, found ", plan.budgets.size()));
+  }
+  int64_t total = 0;
+  for (const std::vector<int>& layer : plan.budgets) {
+    if (static_cast<int>(layer.size()) != plan.shape.num_kv_heads) {
+      FailPlan(plan, StrCat("expected budgets for ", plan.shape.num_kv_heads, " KV heads, found ", layer.size()));
+    }
+    for (const int budget : layer) {
+      if (budget < 1 || budget > num_tokens) {
+        FailPlan(plan, StrCat("expected budgets from 1 to ", num_tokens, " entries, found ", budget));
+      }
+      total += budget;
+    }
+  }
+  const int64_t limit = int64_t{plan.uniform_entries} * plan.shape.num_layers * plan.shape.num_kv_heads;
+  if (total > limit) FailPlan(plan, StrCat("expected budgets of at most ", limit, " entries in all, found ", total));
+}
+
+void CheckLayer(const Plan& plan, int layer_index) {
+  const int num_tokens = plan.request.decision_token;
+  const LayerPlan& layer = plan.layers[layer_index];
+  const Guards& guards = plan.request.guards;
+  if (static_cast<int>(layer.size()) != plan.shape.num_kv_heads) {
+    FailPlan(plan, StrCat("layer index ", layer_index, ": expected a plan for ", plan.shape.num_kv_heads,
+                          " KV heads, found ", layer.size()));
+  }
+  for (int kv_head = 0; kv_head < plan.shape.num_kv_heads; ++kv_head) {
+    const std::string where = StrCat("layer index ", layer_index, ", KV head index ", kv_head);
+    const std::vector<int>& keep = layer[kv_head].keep;
+    CheckHeadPlan(layer[kv_head], num_tokens, plan.store->bits(), plan.request.spec.text, where);
+    const int budget = plan.budgets[layer_index][kv_head];
+    if (!plan.policy->ChoosesReads() && static_cast<int>(keep.size()) > budget) {
+      FailPlan(plan, StrCat(where, ": expected at most ", budget, " entries, found ", keep.size()));
+    }
+    if (plan.needs.scope == Scope::kLayer && keep != layer[0].keep) {
+      FailPlan(plan, where + ": expected the tokens of KV head index 0, as its scope is the layer");
+    }
+    int64_t guarded = 0;
+    for (const int token : keep) guarded += guards.Holds(token, num_tokens);
+    const int64_t expected = std::min<int64_t>(num_tokens, int64_t{guards.sinks} + guards.recent);
+    if (guarded < expected) {
+      FailPlan(plan, StrCat(where, ": expected all ", expected, " guarded entries, found ", guarded));
+    }
+  }
+}
+
+Plan Decide(const PlanRequest& request, const Group& group, const ModelShape& shape) {
+  Plan plan;
+  plan.request = request;
+  plan.needs = group.needs;
+  plan.shape = shape;
+  plan.store = request.spec.MakeStore();
+  plan.policy = group.policy->Snapshot();
+  const int num_tokens = request.decision_token;
+  const double fp16_bytes = (shape.head_dim_k + shape.head_dim_v) * kHalfBytes;
+  plan.uniform_entries = num_tokens;
+  if (!plan.needs.fixed_rate) {
+    plan.uniform_entries = request.budget.Entries(num_tokens, fp16_bytes, plan.BytesPerEntry());
+    plan.is_minimum = request.budget.unit == BudgetSpec::Unit::kFraction &&
+                      request.budget.value * num_tokens * fp16_bytes < plan.BytesPerEntry() * (1 - 1e-9);
+  }
+  plan.budgets = plan.policy->Allocate(shape, num_tokens, plan.uniform_entries);
+  CheckBudgets(plan);
+  for (int layer = 0; layer < shape.num_layers; ++layer) {
+    plan.layers.push_back(plan.policy->Select(layer, plan.budgets[layer]));
+    CheckLayer(plan, layer);
+  }
+  return plan;
+}
+
+}  // namespace
+
+std::string_view Name(Protocol protocol) {
+  return protocol == Protocol::kPrompt ? "prompt" : "context";
+}
+
+int DecisionToken(const TraceInfo& info, Protocol protocol) {
+  if (protocol == Protocol::kPrompt) return info.prompt_tokens;
+  int token = -1;
+  for (const Segment& segment : info.segments) {
+    if (segment.decide_at && segment.token_end >= 1) token = segment.token_end;
+  }
+  return token;
+}
+
+CacheRules Plan::RulesOf(int layer_index) const {
+  return {.policy = request.spec.text,
+          .decision_token = request.decision_token,
+          .budget_entries = budgets.at(layer_index),
+          .growth = needs.fixed_rate ? Growth::kAppend : request.spec.growth,
+          .every = request.spec.every,
+          .chooses_reads = policy->ChoosesReads(),
+          .guards = request.guards,
+          .state_bytes_per_entry = needs.state_bytes_per_entry};
+}
+
+std::unique_ptr<LayerCache> Plan::MakeCache(int layer_index, float scale) const {
+  return std::make_unique<LayerCache>(shape, layer_index, scale, store, RulesOf(layer_index));
+}
+
+double Plan::BytesPerEntry() const {
+  return store->BytesPerEntry(shape.head_dim_k, shape.head_dim_v) + needs.state_bytes_per_entry;
+}
+
+std::string WhyRefused(const TraceSource& source, const PlanRequest& request) {
+  if (std::string reason = WhyNotReplayable(source); !reason.empty()) return reason;
+  const int decision = request.decision_token, num_tokens = NumTokens(source);
+  if (decision < 1) return "the trace marks no segment at whose end to decide; use --decide-at prompt";
+  if (decision > num_tokens) return StrCat("the trace ends after ", num_tokens, " tokens, before the decision");
+  for (const StatisticSpec& spec : request.spec.Needs(ShapeOf(source.info())).statistics) {
+    const int begin = spec.last_rows > 0 ? std::max(0, decision - spec.last_rows) : 0;
+    const std::string reason = WhyRowsAreMissing(source, begin, decision);
+    if (!reason.empty()) return StrCat("statistic ", ToString(spec), " ", reason);
+  }
+  if (std::string reason = WhyRowsAreMissing(source, decision, num_tokens); !reason.empty()) {
+    return "evaluation " + reason;
+  }
+  return "";
+}
+
+std::vector<Plan> MakePlans(const TraceSource& source, const std::vector<PlanRequest>& requests,
+                            const PlanOptions& options) {
+  const ModelShape shape = ShapeOf(source.info());
+  std::vector<Group> groups = GroupRequests(requests, shape);
+  int row_end = options.row_end;
+  for (const PlanRequest& request : requests) row_end = std::max(row_end, request.decision_token);
+  Evidence evidence(source, row_end);
+  for (const Group& group : groups) {
+    for (const StatisticSpec& spec : group.needs.statistics) {
+      evidence.Add(spec, requests[group.requests[0]].decision_token);
+    }
+    if (group.needs.keys || group.needs.values) evidence.KeepKeysAndValues();
+  }
+  if (options.add_evidence) options.add_evidence(evidence);
+
+  for (int begin = 0; begin < shape.num_layers; begin += kLayersAtOnce) {
+    const auto layers = evidence.Compute(begin, std::min(begin + kLayersAtOnce, shape.num_layers));
+    tbb::parallel_for(size_t{0}, groups.size() + 1, [&](size_t i) {
+      for (const LayerEvidence& layer : layers) {
+        if (i < groups.size()) {
+          groups[i].policy->AfterLayer(
+              EvidenceView(layer, requests[groups[i].requests[0]].decision_token, options.seed));
+        } else if (options.see_layer) {
+          options.see_layer(layer);
+        }
+      }
+    });
+  }
+
+  std::vector<Plan> plans(requests.size());
+  std::vector<size_t> group_from_request(requests.size());
+  for (size_t group = 0; group < groups.size(); ++group) {
+    for (const size_t request : groups[group].requests) group_from_request[request] = group;
+  }
+  tbb::parallel_for(size_t{0}, requests.size(),
+                    [&](size_t i) { plans[i] = Decide(requests[i], groups[group_from_request[i]], shape); });
+  return plans;
+}
+
+}  // namespace kvscope

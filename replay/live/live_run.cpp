@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replay/live/live_run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <numeric>
+
+#include "capture/run.h"
+#include "core/error.h"
+#include "replay/live/forks.h"
+#include "replay/live/policy_cache.h"
+#include "replay/sweep.h"
+
+namespace kvscope {
+namespace {
+
+constexpr int kSpeedSteps = 4;
+
+using Clock = std::chrono::steady_clock;
+double SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+double Mean(std::span<const double> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+int64_t ProcessPeakBytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
+  }
+  return 0;
+}
+
+// A fork of one plan and what was seen of it.
+struct PlanFork {
+  const Plan* plan = nullptr;
+  Results::Row* row = nullptr;
+  double plan_secs = 0, first_token_secs = 0;
+  double prefill_bytes = 0, bytes_sum = 0, bytes_peak = 0, entries = 0;
+  int bytes_count = 0;
+
+  void SawBytes(const KvCache& cache) {
+    const auto bytes = static_cast<double>(cache.Bytes());
+    bytes_sum += bytes;
+    bytes_peak = std::max(bytes_peak, bytes);
+    ++bytes_count;
+  }
+};
+
+class LivePrompt {
+ public:
+  LivePrompt(Decoder& decoder, const Tokenizer& tokenizer, const Prompt& prompt, const LiveOptions& options)
+      : decoder_(decoder),
+        tokenizer_(tokenizer),
+        prompt_(prompt),
+        options_(options),
+        trace_(MakeInfo()),
+        full_(decoder.model().config, options.kv_dtype) {}
+
+  std::vector<Results::Row> Run(std::vector<PlanRequest> requests) {
+    PrefillToDecision();
+    for (PlanRequest& request : requests) {
+      request.decision_token = decision_token_;
+      request.guards = options_.guards;
+    }
+    rows_.resize(requests.size());
+    std::vector<PlanRequest> accepted;
+    std::vector<size_t> row_from_plan;
+    for (size_t i = 0; i < requests.size(); ++i) {
+      const std::string why = WhyRefused(trace_, requests[i]);
+      rows_[i].figures =
+          DescribeRow(trace_.info(), prompt_.file_stem, requests[i], options_.protocol, "live", options_.seed);
+      if (why.empty()) {
+        accepted.push_back(requests[i]);
+        row_from_plan.push_back(i);
+      } else {
+        rows_[i].figures.Set("refused_reason", why);
+      }
+    }
+    const auto begin = Clock::now();
+    const std::vector<Plan> plans =
+        MakePlans(trace_, accepted, {.seed = options_.seed, .add_evidence = {}, .see_layer = {}});
+    const double plan_secs = SecondsSince(begin) / std::max<size_t>(1, plans.size());
+    MakeReference();
+    for (size_t first = 0; first < plans.size();) {
+      const size_t last = EndOfGroup(plans, first);
+      RunGroup(plans, row_from_plan, first, last, plan_secs);
+      first = last;
+    }
+    return std::move(rows_);
+  }
+
+ private:
+  TraceInfo MakeInfo() const {
+    RunOptions run;
+    run.kv_dtype = options_.kv_dtype;
+    run.level = TraceLevel::kQkv;
+    run.prefill_chunk = options_.prefill_chunk;
+    return MakeTraceInfo(decoder_.model(), "", prompt_, run);
+  }
+
+  // The common part: full prefill up to the decision, recorded in memory.
+  void PrefillToDecision() {
+    decision_token_ = DecisionToken(trace_.info(), options_.protocol);
+    if (decision_token_ < 1)
+      throw Error(StrCat(prompt_.file_stem, ": --decide-at context: this task marks no context"));
+    const auto begin = Clock::now();
+    trace_.AppendTokens(TokensFromIds(tokenizer_, std::span(prompt_.ids).first(decision_token_), 0));
+    int next_token = 0;
+    const LayerObserver record = [&](int layer, LayerChunk& chunk, const float*) {
+      trace_.AppendChunk(layer, next_token, std::move(chunk));
+    };
+    const HiddenObserver advance = [&](int first_token, std::span<const float> hidden) {
+      next_token = first_token + static_cast<int>(hidden.size() / decoder_.model().config.hidden);
+      Report("prefill", next_token, decision_token_);
+    };
+    const std::vector<float> hidden = Prefill(decoder_, full_, prompt_.ids, decision_token_, options_.prefill_chunk,
+                                              trace_.info().segments, record, advance);
+    decision_logits_.resize(decoder_.model().config.vocab);
+    decoder_.Logits(hidden, 1, decision_logits_);
+    prefill_secs_ = SecondsSince(begin);
+  }
+
+  // What every fork is compared with: the full cache and its own continuation.
+  void MakeReference() {
+    std::vector<Fork> reference(1);
+    reference[0] = {full_.Fork(), decision_logits_};
+    FeedQuestion(reference);
+    if (prompt_.forced_ids.empty()) {
+      std::vector<Fork> decoding;
+      decoding.push_back(reference[0].Clone());
+      reference_ids_ = DecodeGreedily(decoder_, tokenizer_, decoding, prompt_.max_new, {})[0].ids;
+    } else {
+      reference_ids_ = prompt_.forced_ids;
+    }
+    reference_ = std::move(reference[0]);
+  }
+
+  // Under --decide-at context the rest of the prompt goes over the compacted caches, as chunks.
+  void FeedQuestion(std::span<Fork> forks) {
+    int begin = decision_token_;
+    const int end = static_cast<int>(prompt_.ids.size());
+    if (begin == end) return;
+    for (const int chunk_end : ChunkEnds(begin, end, options_.prefill_chunk, trace_.info().segments)) {
+      Feed(decoder_, forks, std::span(prompt_.ids).subspan(begin, chunk_end - begin));
+      begin = chunk_end;
+    }
+  }
+
+  std::unique_ptr<PolicyCache> MakeCache(const Plan& plan) const {
+    std::vector<std::unique_ptr<LayerCache>> layers;
+    for (int layer = 0; layer < plan.shape.num_layers; ++layer) {
+      layers.push_back(plan.MakeCache(layer, decoder_.model().config.Scale()));
+      for (int kv_head = 0; kv_head < plan.shape.num_kv_heads; ++kv_head) {
+        const std::shared_ptr<const KvHeadData> data = trace_.ReadKvHead(layer, kv_head);
+        layers.back()->Load(kv_head, data->k.data(), data->v.data(), options_.kv_dtype,
+                            plan.layers[layer][kv_head].keep);
+      }
+    }
+    return std::make_unique<PolicyCache>(std::move(layers), plan.policy->Snapshot(), options_.kv_dtype,
+                                         decision_token_);
+  }
+
+  // As many plans as fit the stated memory: each fork lives three times at once at most.
+  size_t EndOfGroup(const std::vector<Plan>& plans, size_t first) const {
+    double bytes = 0;
+    size_t last = first;
+    for (; last < plans.size(); ++last) {
+      const ModelShape& shape = plans[last].shape;
+      const double entries = plans[last].policy->ChoosesReads() ? decision_token_ : plans[last].uniform_entries;
+      bytes += 3 * entries * shape.num_layers * shape.num_kv_heads * plans[last].BytesPerEntry();
+      if (last > first && bytes > static_cast<double>(options_.fork_bytes)) break;
+    }
+    return last;
+  }
+
+  void RunGroup(const std::vector<Plan>& plans, const std::vector<size_t>& row_from_plan, size_t first, size_t last,
+                double plan_secs) {
+    std::vector<PlanFork> seen(last - first);
+    std::vector<Fork> forks;
+    for (size_t i = first; i < last; ++i) {
+      const auto begin = Clock::now();
+      std::unique_ptr<PolicyCache> cache = MakeCache(plans[i]);
+      PlanFork& fork = seen[i - first];
+      fork.plan = &plans[i];
+      fork.row = &rows_[row_from_plan[i]];
+      fork.plan_secs = plan_secs + SecondsSince(begin);
+      fork.prefill_bytes = static_cast<double>(cache->Bytes());
+      fork.bytes_peak = fork.prefill_bytes;
+      fork.entries = static_cast<double>(cache->num_entries());
+      forks.push_back({std::move(cache), decision_logits_});
+    }
+    const auto question_begin = Clock::now();
+    FeedQuestion(forks);
+    const double question_secs = SecondsSince(question_begin) / static_cast<double>(forks.size());
+    for (PlanFork& fork : seen) fork.first_token_secs = prefill_secs_ + fork.plan_secs + question_secs;
+    Report("forks", static_cast<int>(first), static_cast<int>(plans.size()));
+    MeasureContinuation(forks, seen);
+    if (prompt_.forced_ids.empty()) {
+      MeasureAnswer(forks, seen);
+      if (options_.measures_speed) MeasureSpeed(forks, seen);
+      DecodeAnswers(forks, seen);
+    } else if (options_.measures_speed) {
+      MeasureSpeed(forks, seen);
+    }
+    Report("forks", static_cast<int>(last), static_cast<int>(plans.size()));
+    for (const PlanFork& fork : seen) FillBytes(fork);
+  }
+
+  // KL and agreement on the full cache's continuation; perplexity when the continuation was given.
+  void MeasureContinuation(std::span<Fork> forks, std::span<PlanFork> seen) {
+    if (reference_ids_.empty()) return;
+    std::vector<Fork> chain;
+    chain.push_back(reference_.Clone());
+    for (const Fork& fork : forks) chain.push_back(fork.Clone());
+    const std::vector<ChainScore> scores = ScoreChain(decoder_, chain, reference_ids_);
+    for (size_t i = 0; i < forks.size(); ++i) {
+      const ChainScore& score = scores[i + 1];
+      ResultRow& figures = seen[i].row->figures;
+      figures.Set("kl", Mean(score.kl));
+      figures.Set("top1_agreement", static_cast<double>(std::count(score.agrees.begin(), score.agrees.end(), true)) /
+                                        static_cast<double>(score.agrees.size()));
+      if (prompt_.forced_ids.empty()) continue;
+      const double perplexity = std::exp(Mean(score.nll));
+      figures.Set("perplexity", perplexity);
+      figures.Set("metric", "perplexity");
+      figures.Set("metric_value", perplexity);
+      figures.Set("n", static_cast<double>(score.nll.size()));
+      seen[i].SawBytes(*chain[i + 1].cache);
+    }
+  }
+
+  // The expected answer under teacher forcing, after the wording's priming text.
+  void MeasureAnswer(std::span<Fork> forks, std::span<PlanFork> seen) {
+    if (prompt_.task.scored_text.empty()) return;
+    const std::vector<int> priming = tokenizer_.Encode(prompt_.task.priming_text, false);
+    const std::vector<int> scored = tokenizer_.Encode(prompt_.task.scored_text, false);
+    std::vector<int> ids = priming;
+    ids.insert(ids.end(), scored.begin(), scored.end());
+    std::vector<Fork> chain;
+    chain.push_back(reference_.Clone());
+    for (const Fork& fork : forks) chain.push_back(fork.Clone());
+    const std::vector<ChainScore> scores = ScoreChain(decoder_, chain, ids);
+    size_t first_digit = priming.size();
+    const auto has_digit = [&](int id) {
+      return std::ranges::any_of(tokenizer_.Piece(id), [](char c) { return c >= '0' && c <= '9'; });
+    };
+    while (first_digit + 1 < ids.size() && !has_digit(ids[first_digit])) ++first_digit;
+    for (size_t i = 0; i < forks.size(); ++i) {
+      const ChainScore& score = scores[i + 1];
+      const std::span<const double> answer = std::span(score.nll).subspan(priming.size());
+      seen[i].row->figures.Set("answer_nll", Mean(answer));
+      seen[i].row->figures.Set("answer_rank", score.rank[first_digit]);
+    }
+  }
+
+  void MeasureSpeed(std::span<Fork> forks, std::span<PlanFork> seen) {
+    for (size_t i = 0; i < forks.size(); ++i) {
+      Fork alone = forks[i].Clone();
+      std::vector<double> secs;
+      for (int step = 0; step < kSpeedSteps; ++step) {
+        const int id = ArgMax(alone.logits);
+        const auto begin = Clock::now();
+        Feed(decoder_, {&alone, 1}, {&id, 1});
+        secs.push_back(SecondsSince(begin));
+      }
+      std::nth_element(secs.begin(), secs.begin() + kSpeedSteps / 2, secs.end());
+      seen[i].row->figures.Set("tokens_per_s", 1 / secs[kSpeedSteps / 2]);
+    }
+  }
+
+  void DecodeAnswers(std::span<Fork> forks, std::span<PlanFork> seen) {
+    const std::vector<GreedyAnswer> answers = DecodeGreedily(
+        decoder_, tokenizer_, forks, prompt_.max_new, [&](size_t fork) { seen[fork].SawBytes(*forks[fork].cache); });
+    for (size_t i = 0; i < forks.size(); ++i) {
+      const std::string text = tokenizer_.Decode(answers[i].ids);
+      const double score = ScoreAnswer(prompt_.task, text);
+      if (std::isnan(score)) continue;
+      ResultRow& figures = seen[i].row->figures;
+      figures.Set("metric", "accuracy");
+      figures.Set("metric_value", score);
+      figures.Set("n", 1);
+      figures.Set("answer_prefix", AnswerPrefix(prompt_.task, text));
+    }
+  }
+
+  void FillBytes(const PlanFork& fork) {
+    const ModelShape& shape = fork.plan->shape;
+    const double full_bytes =
+        2.0 * (shape.head_dim_k + shape.head_dim_v) * shape.num_layers * shape.num_kv_heads * decision_token_;
+    ResultRow& figures = fork.row->figures;
+    fork.row->arrays.push_back(KeptArray(*fork.plan));
+    figures.Set("bits", fork.plan->store->bits());
+    figures.Set("full_bytes", full_bytes);
+    figures.Set("kept_bytes_prefill", fork.prefill_bytes);
+    figures.Set("kept_fraction", fork.prefill_bytes / full_bytes);
+    figures.Set("kept_tokens", fork.entries / (shape.num_layers * shape.num_kv_heads));
+    if (fork.bytes_count > 0) {
+      figures.Set("kept_bytes_mean", fork.bytes_sum / fork.bytes_count);
+      figures.Set("kept_bytes_peak", fork.bytes_peak);
+    }
+    figures.Set("ttft_s", fork.first_token_secs);
+    figures.Set("process_peak_bytes", static_cast<double>(ProcessPeakBytes()));
+  }
+
+  void Report(const std::string& stage, int done, int total) const {
+    if (options_.progress) options_.progress(stage, done, total);
+  }
+
+  Decoder& decoder_;
+  const Tokenizer& tokenizer_;
+  const Prompt& prompt_;
+  const LiveOptions& options_;
+  MemoryTrace trace_;
+  FullCache full_;
+  int decision_token_ = 0;
+  double prefill_secs_ = 0;
+  std::vector<float> decision_logits_;
+  Fork reference_;
+  std::vector<int> reference_ids_;
+  std::vector<Results::Row> rows_;
+};
+
+}  // namespace
+
+std::vector<Results::Row> RunLive(Decoder& decoder, const Tokenizer& tokenizer, const Prompt& prompt,
+                                  std::vector<PlanRequest> requests, const LiveOptions& options) {
+  return LivePrompt(decoder, tokenizer, prompt, options).Run(std::move(requests));
+}
+
+}  // namespace kvscope

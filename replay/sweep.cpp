@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replay/sweep.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "replay/analysis.h"
+
+namespace kvscope {
+namespace {
+
+// A number of the task's parameters; they come from the file, so anything may be missing.
+std::optional<double> TaskNumber(const TaskInfo& task, const char* name) {
+  const auto parameters = nlohmann::json::parse(task.parameters_json, nullptr, /*allow_exceptions=*/false);
+  if (!parameters.is_object()) return std::nullopt;
+  const auto found = parameters.find(name);
+  if (found == parameters.end() || !found->is_number()) return std::nullopt;
+  return found->get<double>();
+}
+
+std::string ClassNote(const PlanRequest& request, const PolicyNeeds& needs) {
+  std::vector<std::string> notes;
+  if (needs.oracle) notes.push_back("sees what no real policy can");
+  if (request.guards.sinks || request.guards.recent) {
+    notes.push_back(StrCat("guards sinks=", request.guards.sinks, ",recent=", request.guards.recent));
+  }
+  std::string text;
+  for (const std::string& note : notes) {
+    if (!text.empty()) text += "; ";
+    text += note;
+  }
+  return text;
+}
+
+// One row to be: its request, and why it is refused.
+struct Cell {
+  PlanRequest request;
+  Protocol protocol = Protocol::kPrompt;
+  std::string refused;
+};
+
+std::vector<Cell> MakeCells(const TraceSource& source, const SweepOptions& options) {
+  std::vector<Cell> cells;
+  for (const Protocol protocol : options.protocols) {
+    for (const PolicySpec& spec : ParsePolicies(options)) {
+      const bool is_fixed_rate = spec.Needs({1, 1, 1, 16, 16}).fixed_rate;
+      for (size_t i = 0; i < (is_fixed_rate ? size_t{1} : options.budgets.size()); ++i) {
+        PlanRequest request{spec, is_fixed_rate ? BudgetSpec{} : options.budgets[i], options.guards,
+                            DecisionToken(source.info(), protocol), nullptr};
+        cells.push_back({request, protocol, WhyRefused(source, request)});
+      }
+    }
+  }
+  return cells;
+}
+
+EvaluateOptions EvaluationOf(const TraceSource& source, const std::vector<Plan>& plans) {
+  EvaluateOptions options;
+  int first_decision = source.info().prompt_tokens;
+  for (const Plan& plan : plans) first_decision = std::min(first_decision, plan.request.decision_token);
+  options.needle_tokens = NeedleTokens(source.info(), first_decision);
+  options.answer_begin = source.info().prompt_tokens;
+  return options;
+}
+
+}  // namespace
+
+std::vector<PolicySpec> ParsePolicies(const SweepOptions& options) {
+  std::vector<std::string> texts;
+  if (!options.is_bare) texts.push_back("full");
+  texts.insert(texts.end(), options.policies.begin(), options.policies.end());
+  if (!options.is_bare) texts.insert(texts.end(), {"random", "top_k_oracle"});
+  std::vector<PolicySpec> specs;
+  for (const std::string& text : texts) {
+    const auto same = [&](const PolicySpec& spec) { return spec.text == text; };
+    if (std::none_of(specs.begin(), specs.end(), same)) specs.push_back(PolicySpec::Parse(text));
+  }
+  return specs;
+}
+
+ResultRow DescribeRow(const TraceInfo& info, const std::string& path, const PlanRequest& request, Protocol protocol,
+                      const std::string& mode, uint64_t seed) {
+  const PolicySpec& spec = request.spec;
+  const PolicyNeeds needs = spec.Needs({1, 1, 1, 16, 16});
+  ResultRow row;
+  row.Set("run_id", info.run_id);
+  row.Set("trace", path);
+  row.Set("model", info.model.name);
+  row.Set("mode", mode);
+  row.Set("device", "cpu");
+  row.Set("task", info.task.name);
+  row.Set("context", TaskNumber(info.task, "context").value_or(info.prompt_tokens));
+  if (const auto depth = TaskNumber(info.task, "depth_asked")) row.Set("depth", *depth);
+  row.Set("protocol", Name(protocol));
+  row.Set("policy", spec.text);
+  std::string parameters = spec.parameters;
+  if (seed != 0) parameters += StrCat(parameters.empty() ? "" : ":", "seed=", seed);
+  row.Set("parameters", parameters);
+  row.Set("class", spec.kind);
+  row.Set("class_note", ClassNote(request, needs));
+  row.Set("query_aware", needs.query_aware && (protocol == Protocol::kPrompt || needs.oracle) ? 1.0 : 0.0);
+  row.Set("growth", needs.fixed_rate || spec.growth == Growth::kAppend ? "append" : "fixed");
+  row.Set("guard_sinks", request.guards.sinks);
+  row.Set("guard_recent", request.guards.recent);
+  if (!needs.fixed_rate && request.budget.unit == BudgetSpec::Unit::kFraction) {
+    row.Set("keep_fraction_asked", request.budget.value);
+  }
+  if (!needs.fixed_rate && request.budget.unit == BudgetSpec::Unit::kCompressionRatio) {
+    row.Set("compression_ratio", request.budget.value);
+  }
+  row.Set("seed", static_cast<double>(info.task.seed));
+  row.Set("version", KVSCOPE_VERSION);
+  return row;
+}
+
+NamedArray KeptArray(const Plan& plan) {
+  const int num_tokens = plan.request.decision_token;
+  NamedArray kept{
+      "kept", {"layer", "kv_head", "token"}, {plan.shape.num_layers, plan.shape.num_kv_heads, num_tokens}, {}};
+  kept.values.reserve(static_cast<size_t>(plan.shape.num_layers) * plan.shape.num_kv_heads * num_tokens);
+  for (const LayerPlan& layer : plan.layers) {
+    for (const HeadPlan& head : layer) {
+      const size_t first = kept.values.size();
+      kept.values.resize(first + num_tokens, 0.0f);
+      for (const int token : head.keep) kept.values[first + token] = 1.0f;
+    }
+  }
+  return kept;
+}
+
+void ReplayTrace(const TraceSource& source, const std::string& path, const SweepOptions& options, Results& results) {
+  const std::vector<Cell> cells = MakeCells(source, options);
+  std::vector<PlanRequest> requests;
+  for (const Cell& cell : cells) {
+    if (cell.refused.empty()) requests.push_back(cell.request);
+  }
+  const bool is_replayable = WhyNotReplayable(source).empty();
+  const int num_layers = static_cast<int>(source.info().layers.size());
+  std::atomic<int> work_done = 0;
+  std::mutex progress_mutex;
+  const auto advance = [&] {
+    const double fraction = ++work_done / (2.0 * std::max(num_layers, 1));
+    if (!options.progress) return;
+    const std::lock_guard lock(progress_mutex);
+    options.progress(std::min(fraction, 1.0));
+  };
+
+  std::unique_ptr<Analysis> analysis;
+  if (options.analyzes && is_replayable) analysis = std::make_unique<Analysis>(source);
+  PlanOptions plan_options;
+  plan_options.seed = options.seed;
+  plan_options.see_layer = [&](const LayerEvidence& layer) {
+    if (analysis) analysis->SeeLayer(layer);
+    advance();
+  };
+  if (analysis) {
+    plan_options.row_end = analysis->row_end();
+    plan_options.add_evidence = [&](Evidence& evidence) { analysis->AddEvidence(evidence); };
+  }
+  std::vector<Plan> plans;
+  if (is_replayable) plans = MakePlans(source, requests, plan_options);
+  EvaluateOptions evaluation = EvaluationOf(source, plans);
+  evaluation.layer_done = advance;
+  const std::vector<PlanMetrics> metrics = Evaluate(source, plans, evaluation);
+
+  size_t next = 0;
+  for (const Cell& cell : cells) {
+    Results::Row& row = results.rows.emplace_back();
+    row.figures = DescribeRow(source.info(), path, cell.request, cell.protocol, "replay", options.seed);
+    row.figures.Set("refused_reason", cell.refused);
+    if (!cell.refused.empty()) continue;
+    const Plan& plan = plans[next];
+    const double full_bytes = 2.0 * (plan.shape.head_dim_k + plan.shape.head_dim_v) * plan.shape.num_layers *
+                              plan.shape.num_kv_heads * plan.request.decision_token;
+    metrics[next].FillRow(full_bytes, plan.store->bits(), row.figures, row.arrays);
+    if (plan.is_minimum) {
+      const std::string note = row.figures.Text("class_note");
+      row.figures.Set("class_note", StrCat(note, note.empty() ? "" : "; ", "minimum of one entry per KV head"));
+    }
+    if (options.keeps_kept) row.arrays.push_back(KeptArray(plan));
+    ++next;
+  }
+  if (analysis) {
+    if (!metrics.empty()) analysis->SeeNeedleWeights(metrics[0]);
+    Results::Trace trace = analysis->Finish(path);
+    if (const auto context = TaskNumber(source.info().task, "context")) trace.attributes["context"] = StrCat(*context);
+    if (const auto depth = TaskNumber(source.info().task, "depth_asked")) trace.attributes["depth"] = StrCat(*depth);
+    results.traces.push_back(std::move(trace));
+  }
+}
+
+}  // namespace kvscope

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Traces x policies x budgets x protocols: the rows of a results file. The full cache, random entries and the oracle
+// stand beside whatever was asked for, so that every table has its upper and lower ends.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/results.h"
+#include "core/trace.h"
+#include "replay/engine.h"
+
+namespace kvscope {
+
+struct SweepOptions {
+  std::vector<std::string> policies;  // specs
+  std::vector<BudgetSpec> budgets;
+  std::vector<Protocol> protocols = {Protocol::kPrompt};
+  Guards guards;
+  uint64_t seed = 0;
+  bool is_bare = false;                           // without full, random and top_k_oracle
+  bool analyzes = true;                           // what the trace itself shows
+  bool keeps_kept = true;                         // the array `kept` behind each row
+  std::function<void(double fraction)> progress;  // of the present trace
+};
+
+// Specs as they will be run: parsed, each once, the three of every table added unless bare.
+std::vector<PolicySpec> ParsePolicies(const SweepOptions& options);
+
+// Adds the rows of one trace, and what the trace shows. A policy that cannot be run on it gives a row that says why.
+void ReplayTrace(const TraceSource& source, const std::string& path, const SweepOptions& options, Results& results);
+
+// The columns that describe a run and a policy, not what was measured; mode is "replay" or "live".
+ResultRow DescribeRow(const TraceInfo& info, const std::string& path, const PlanRequest& request, Protocol protocol,
+                      const std::string& mode, uint64_t seed);
+// The array `kept` of core/results.h.
+NamedArray KeptArray(const Plan& plan);
+
+}  // namespace kvscope
