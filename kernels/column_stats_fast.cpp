@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Key tile by key tile, query block by query block: scores by the shared micro-kernel, weights in registers, every
-// statistic from the same weights. Sums are f32 per block of queries, then added to f32 totals in ascending order.
+// Key tile by key tile, query block by query block: products by the shared micro-kernel, then 32 tokens at a time down
+// the rows of the block, so that every statistic is one operation per weight and its sum stays in a register. Sums are
+// f32 per block of queries, then added to f32 totals in ascending order.
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
@@ -10,12 +11,14 @@
 #include "core/half.h"
 #include "kernels/attention_tile.h"
 #include "kernels/column_stats.h"
+#include "kernels/panel.h"
 #include "kernels/simd.h"
 
 namespace kvscope::cpu_fast {
 namespace {
 
-constexpr int kQueryBlock = 64;
+constexpr int kQueryBlock = 32;
+constexpr int kTile = 2 * kTileTokens;  // tokens of a task: large, since queries are converted once per tile
 
 // First row (index into q_token) at or after a token.
 int RowOfToken(const ColumnStatsProblem& p, int token) {
@@ -47,84 +50,116 @@ void LoadQueries(const Pass& pass, int row_begin, int rows, float* q) {
   }
 }
 
-// Adds one row of weights to the partial result of one spec. visible: tokens of the tile at or before the query.
-void AddRow(const StatisticSpec& spec, const float* weights, int visible, float factor, float* partial) {
-  const int count = visible - spec.min_distance;
-  for (int i = 0; i < count; i += simd::kLanes) {
-    simd::Floats weight = simd::Load(weights + i);
-    if (count - i < simd::kLanes) weight = simd::KeepFirst(weight, count - i, 0.0f);
-    const simd::Floats sum = simd::Load(partial + i);
-    simd::Floats next;
-    switch (spec.kind) {
-      case StatisticSpec::Kind::kSum:
-        next = simd::Add(sum, weight);
-        break;
-      case StatisticSpec::Kind::kSumSquares:
-        next = simd::Fma(weight, weight, sum);
-        break;
-      case StatisticSpec::Kind::kMax:
-        next = simd::Max(sum, weight);
-        break;
-      case StatisticSpec::Kind::kGeometric:
-        next = simd::Fma(weight, simd::Broadcast(factor), sum);
-        break;
-    }
-    simd::Store(partial + i, next);
+// Weights of one head's block of rows over the 32 tokens of a panel: two vectors, so that two chains of sums overlap.
+struct Column {
+  simd::Floats low[kQueryBlock], high[kQueryBlock];  // [row]; those of tokens after the query mean nothing
+  const int* query = nullptr;                        // [row] query tokens, ascending
+  int token = 0;                                     // the first of the 32
+};
+
+template <StatisticSpec::Kind kKind>
+simd::Floats Combine(simd::Floats sum, simd::Floats weight, simd::Floats factor) {
+  if constexpr (kKind == StatisticSpec::Kind::kSum) return simd::Add(sum, weight);
+  if constexpr (kKind == StatisticSpec::Kind::kSumSquares) return simd::Fma(weight, weight, sum);
+  if constexpr (kKind == StatisticSpec::Kind::kMax) return simd::Max(sum, weight);
+  return simd::Fma(weight, factor, sum);
+}
+
+// Adds rows [begin, end) of a column to the totals of its 32 tokens. factor: [row], kGeometric only.
+template <StatisticSpec::Kind kKind>
+void AddRows(const Column& column, int begin, int end, int min_distance, const float* factor, float* totals) {
+  simd::Floats low = simd::Zero(), high = simd::Zero(), row_factor = simd::Zero();
+  int row = begin;
+  for (; row < end; ++row) {  // the query is near: it sees a part of the 32 tokens
+    const int count = column.query[row] - min_distance - column.token + 1;
+    if (count >= kPanelTokens) break;
+    if constexpr (kKind == StatisticSpec::Kind::kGeometric) row_factor = simd::Broadcast(factor[row]);
+    low = Combine<kKind>(low, simd::KeepFirst(column.low[row], count, 0.0f), row_factor);
+    high = Combine<kKind>(high, simd::KeepFirst(column.high[row], count - simd::kLanes, 0.0f), row_factor);
+  }
+  for (; row < end; ++row) {
+    if constexpr (kKind == StatisticSpec::Kind::kGeometric) row_factor = simd::Broadcast(factor[row]);
+    low = Combine<kKind>(low, column.low[row], row_factor);
+    high = Combine<kKind>(high, column.high[row], row_factor);
+  }
+  const auto total = [](simd::Floats sum, simd::Floats added) {
+    return kKind == StatisticSpec::Kind::kMax ? simd::Max(sum, added) : simd::Add(sum, added);
+  };
+  simd::Store(totals, total(simd::Load(totals), low));
+  simd::Store(totals + simd::kLanes, total(simd::Load(totals + simd::kLanes), high));
+}
+
+// Adds rows [row_begin, row_begin + rows) of a column to the totals of every statistic; totals: spec after spec,
+// `stride` floats apart.
+void AddColumn(const Pass& pass, const Column& column, int row_begin, int rows, float* totals, int64_t stride) {
+  using Kind = StatisticSpec::Kind;
+  for (size_t s = 0; s < pass.specs.size(); ++s, totals += stride) {
+    const StatisticSpec& spec = pass.specs[s];
+    const int begin = std::max(0, pass.spec_first_row[s] - row_begin);
+    const int end = std::min(rows, pass.spec_end_row[s] - row_begin), distance = spec.min_distance;
+    if (begin >= end) continue;
+    const float* factor = spec.kind == Kind::kGeometric ? &pass.row_factor[s][row_begin] : nullptr;
+    if (spec.kind == Kind::kSum) AddRows<Kind::kSum>(column, begin, end, distance, nullptr, totals);
+    if (spec.kind == Kind::kSumSquares) AddRows<Kind::kSumSquares>(column, begin, end, distance, nullptr, totals);
+    if (spec.kind == Kind::kMax) AddRows<Kind::kMax>(column, begin, end, distance, nullptr, totals);
+    if (spec.kind == Kind::kGeometric) AddRows<Kind::kGeometric>(column, begin, end, distance, factor, totals);
   }
 }
 
-// All rows over the tokens [tile, tile + kTileTokens).
+// Scratch of one thread; grows to the largest problem it met.
+struct Scratch {
+  std::vector<float> panels, q, products, totals;
+};
+
+// All rows over the tokens [tile, tile + kTile).
 void RunTile(const Pass& pass, int tile) {
   const ColumnStatsProblem& p = pass.p;
-  const int count = std::min(kTileTokens, p.row_end - tile);
+  const int count = std::min(kTile, p.row_end - tile);
   const int num_specs = static_cast<int>(pass.specs.size());
-  std::vector<float> panels(PanelFloats(kTileTokens, p.head_dim));
+  thread_local Scratch s;
+  s.panels.resize(PanelFloats(kTile, p.head_dim));
   PackKeyPanels(static_cast<const std::byte*>(p.k) + static_cast<int64_t>(tile) * p.head_dim * ElementBytes(p.dtype),
-                p.dtype, count, p.head_dim, panels.data());
-  const int64_t max_rows = static_cast<int64_t>(p.group) * kQueryBlock;
-  std::vector<float> q(max_rows * p.head_dim), scores(max_rows * kTileTokens);
-  std::vector<float> partial(static_cast<size_t>(num_specs) * kTileTokens),
-      total(static_cast<size_t>(num_specs) * p.group * kTileTokens, 0.0f);
+                p.dtype, count, p.head_dim, s.panels.data());
+  const int64_t max_rows = static_cast<int64_t>(p.group) * kQueryBlock, head_totals = int64_t{num_specs} * kTile;
+  s.q.resize(max_rows * p.head_dim);
+  s.products.resize(max_rows * kTile);
+  s.totals.assign(p.group * head_totals, 0.0f);
 
   const int first_visible = static_cast<int>(
       std::lower_bound(p.q_token.begin(), p.q_token.begin() + pass.num_rows, tile) - p.q_token.begin());
   int row_begin = std::max(pass.first_row, first_visible) / kQueryBlock * kQueryBlock;
+  const simd::Floats scale = simd::Broadcast(p.scale);
+  Column column;
   for (; row_begin < pass.num_rows; row_begin += kQueryBlock) {
     const int rows = std::min(kQueryBlock, pass.num_rows - row_begin);
-    LoadQueries(pass, row_begin, rows, q.data());
     const int tile_visible = std::min(count, p.q_token[row_begin + rows - 1] - tile + 1);
     if (tile_visible <= 0) continue;
-    ScoreTile(q.data(), p.head_dim, p.group * rows, panels.data(), tile_visible, p.head_dim, p.scale, scores.data(),
-              kTileTokens);
+    LoadQueries(pass, row_begin, rows, s.q.data());
+    for (int begin = 0; begin < tile_visible; begin += kPanelTokens) {
+      panel::MultiplyRows(s.q.data(), p.head_dim, p.group * rows, &s.panels[int64_t{begin} * p.head_dim], kPanelTokens,
+                          p.head_dim, /*accumulate=*/false, &s.products[begin], kTile);
+    }
+    column.query = &p.q_token[row_begin];
     for (int head = 0; head < p.group; ++head) {
-      std::fill(partial.begin(), partial.end(), 0.0f);
-      for (int row = 0; row < rows; ++row) {
-        const int visible = std::min(count, p.q_token[row_begin + row] - tile + 1);
-        if (visible <= 0) continue;
-        float* weights = &scores[(static_cast<int64_t>(head) * rows + row) * kTileTokens];
-        const int padded = (visible + simd::kLanes - 1) / simd::kLanes * simd::kLanes;
-        ExpShifted({weights, static_cast<size_t>(padded)},
-                   p.lse[static_cast<int64_t>(head) * p.num_rows + row_begin + row]);
-        for (int s = 0; s < num_specs; ++s) {
-          if (row_begin + row < pass.spec_first_row[s] || row_begin + row >= pass.spec_end_row[s]) continue;
-          const float factor = pass.row_factor[s].empty() ? 1.0f : pass.row_factor[s][row_begin + row];
-          // min_distance shifts which tokens this row may touch: token <= query - min_distance.
-          const int reach = std::min(count + pass.specs[s].min_distance, p.q_token[row_begin + row] - tile + 1);
-          AddRow(pass.specs[s], weights, reach, factor, &partial[static_cast<size_t>(s) * kTileTokens]);
+      const float* products = &s.products[static_cast<int64_t>(head) * rows * kTile];
+      const float* lse = &p.lse[static_cast<int64_t>(head) * p.num_rows + row_begin];
+      for (int begin = 0; begin < tile_visible; begin += kPanelTokens) {
+        // The same operations as ScoreTile and ExpShifted.
+        for (int row = 0; row < rows; ++row) {
+          const float* product = products + int64_t{row} * kTile + begin;
+          const simd::Floats shift = simd::Broadcast(lse[row]);
+          column.low[row] = simd::Exp(simd::Sub(simd::Mul(simd::Load(product), scale), shift));
+          column.high[row] = simd::Exp(simd::Sub(simd::Mul(simd::Load(product + simd::kLanes), scale), shift));
         }
-      }
-      for (int s = 0; s < num_specs; ++s) {
-        const bool is_max = pass.specs[s].kind == StatisticSpec::Kind::kMax;
-        float* sums = &total[(static_cast<size_t>(s) * p.group + head) * kTileTokens];
-        const float* added = &partial[static_cast<size_t>(s) * kTileTokens];
-        for (int i = 0; i < kTileTokens; ++i) sums[i] = is_max ? std::max(sums[i], added[i]) : sums[i] + added[i];
+        column.token = tile + begin;
+        AddColumn(pass, column, row_begin, rows, &s.totals[head * head_totals + begin], kTile);
       }
     }
   }
-  for (int s = 0; s < num_specs; ++s) {
+  for (int spec = 0; spec < num_specs; ++spec) {
     for (int head = 0; head < p.group; ++head) {
-      std::copy_n(&total[(static_cast<size_t>(s) * p.group + head) * kTileTokens], count,
-                  &pass.out[s][static_cast<size_t>(head) * p.row_end + tile]);
+      std::copy_n(&s.totals[head * head_totals + int64_t{spec} * kTile], count,
+                  &pass.out[spec][static_cast<size_t>(head) * p.row_end + tile]);
     }
   }
 }
@@ -151,8 +186,8 @@ void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> spe
       pass.row_factor[s].push_back(static_cast<float>(alpha * std::pow(1 - alpha, row_end - 1 - p.q_token[row])));
     }
   }
-  const int num_tiles = (p.row_end + kTileTokens - 1) / kTileTokens;
-  tbb::parallel_for(0, num_tiles, [&](int tile) { RunTile(pass, tile * kTileTokens); });
+  const int num_tiles = (p.row_end + kTile - 1) / kTile;
+  tbb::parallel_for(0, num_tiles, [&](int tile) { RunTile(pass, tile * kTile); });
 }
 
 }  // namespace kvscope::cpu_fast
