@@ -58,7 +58,9 @@ class LivePrompt {
         tokenizer_(tokenizer),
         prompt_(prompt),
         options_(options),
-        trace_(MakeInfo()),
+        info_(MakeInfo()),
+        decision_token_(DecisionToken(info_, options.protocol)),
+        trace_(UpToDecision()),
         full_(decoder.model().config, options.kv_dtype) {}
 
   std::vector<Results::Row> Run(std::vector<PlanRequest> requests) {
@@ -72,8 +74,7 @@ class LivePrompt {
     std::vector<size_t> row_from_plan;
     for (size_t i = 0; i < requests.size(); ++i) {
       const std::string why = WhyRefused(trace_, requests[i]);
-      rows_[i].figures =
-          DescribeRow(trace_.info(), prompt_.file_stem, requests[i], options_.protocol, "live", options_.seed);
+      rows_[i].figures = DescribeRow(info_, prompt_.file_stem, requests[i], options_.protocol, "live", options_.seed);
       if (why.empty()) {
         accepted.push_back(requests[i]);
         row_from_plan.push_back(i);
@@ -103,11 +104,17 @@ class LivePrompt {
     return MakeTraceInfo(decoder_.model(), "", prompt_, run);
   }
 
-  // The common part: full prefill up to the decision, recorded in memory.
-  void PrefillToDecision() {
-    decision_token_ = DecisionToken(trace_.info(), options_.protocol);
+  // What is recorded in memory ends at the decision: what comes later differs from policy to policy.
+  TraceInfo UpToDecision() const {
     if (decision_token_ < 1)
       throw Error(StrCat(prompt_.file_stem, ": --decide-at context: this task marks no context"));
+    TraceInfo info = info_;
+    info.prompt_tokens = decision_token_;
+    return info;
+  }
+
+  // The common part: full prefill up to the decision, recorded in memory.
+  void PrefillToDecision() {
     const auto begin = Clock::now();
     trace_.AppendTokens(TokensFromIds(tokenizer_, std::span(prompt_.ids).first(decision_token_), 0));
     int next_token = 0;
@@ -118,8 +125,8 @@ class LivePrompt {
       next_token = first_token + static_cast<int>(hidden.size() / decoder_.model().config.hidden);
       Report("prefill", next_token, decision_token_);
     };
-    const std::vector<float> hidden = Prefill(decoder_, full_, prompt_.ids, decision_token_, options_.prefill_chunk,
-                                              trace_.info().segments, record, advance);
+    const std::vector<float> hidden =
+        Prefill(decoder_, full_, prompt_.ids, decision_token_, options_.prefill_chunk, info_.segments, record, advance);
     decision_logits_.resize(decoder_.model().config.vocab);
     decoder_.Logits(hidden, 1, decision_logits_);
     prefill_secs_ = SecondsSince(begin);
@@ -145,7 +152,7 @@ class LivePrompt {
     int begin = decision_token_;
     const int end = static_cast<int>(prompt_.ids.size());
     if (begin == end) return;
-    for (const int chunk_end : ChunkEnds(begin, end, options_.prefill_chunk, trace_.info().segments)) {
+    for (const int chunk_end : ChunkEnds(begin, end, options_.prefill_chunk, info_.segments)) {
       Feed(decoder_, forks, std::span(prompt_.ids).subspan(begin, chunk_end - begin));
       begin = chunk_end;
     }
@@ -315,9 +322,10 @@ class LivePrompt {
   const Tokenizer& tokenizer_;
   const Prompt& prompt_;
   const LiveOptions& options_;
+  const TraceInfo info_;
+  const int decision_token_;
   MemoryTrace trace_;
   FullCache full_;
-  int decision_token_ = 0;
   double prefill_secs_ = 0;
   std::vector<float> decision_logits_;
   Fork reference_;
