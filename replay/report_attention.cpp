@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 
 #include "core/error.h"
+#include "replay/chart_axis.h"
 #include "replay/chart_lines.h"
 #include "replay/chart_strips.h"
 #include "replay/report_sections.h"
@@ -56,12 +58,44 @@ std::optional<NamedArray> MeanTraceArray(const ReportData& data, std::string_vie
   return mean;
 }
 
+double MeanOf(const NamedArray& array) {
+  double sum = 0;
+  int count = 0;
+  for (const float value : array.values) {
+    if (!std::isfinite(value)) continue;
+    sum += value;
+    ++count;
+  }
+  return count ? sum / count : std::numeric_limits<double>::quiet_NaN();
+}
+
+std::optional<double> NumberAttribute(const Results::Trace& trace, const std::string& name) {
+  const auto found = trace.attributes.find(name);
+  if (found == trace.attributes.end()) return std::nullopt;
+  char* end = nullptr;
+  const double value = std::strtod(found->second.c_str(), &end);
+  return end != found->second.c_str() && std::isfinite(value) ? std::optional<double>(value) : std::nullopt;
+}
+
 void WriteDynamics(ReportPage& page, const SectionContext& context) {
   const ReportData& data = context.data;
   const auto mass = MeanTraceArray(data, "mass_by_distance");
   if (!mass || mass->shape.size() != 2 || mass->values.empty()) {
     page.Paragraph("Attention by distance was not measured.");
     return;
+  }
+  // Shares of one query add up to 1; where they do not, the picture must not be believed.
+  double farthest_sum = 1;
+  for (int64_t layer = 0; layer < mass->shape[0]; ++layer) {
+    double sum = 0;
+    for (int64_t bin = 0; bin < mass->shape[1]; ++bin)
+      sum += mass->values[static_cast<size_t>(layer * mass->shape[1] + bin)];
+    if (std::fabs(sum - 1) > std::fabs(farthest_sum - 1)) farthest_sum = sum;
+  }
+  if (!(std::fabs(farthest_sum - 1) < 0.02)) {
+    page.Paragraph(
+        StrCat("Beware: shares of attention by distance should add up to 1 in every layer, but in one they add up to ",
+               NumberText(farthest_sum), ". The figure below is not to be trusted."));
   }
   DynamicsSpec spec;
   spec.layer_names = AxisNames(data, "layer_numbers", static_cast<size_t>(mass->shape[0]));

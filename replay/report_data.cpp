@@ -121,6 +121,17 @@ std::optional<Pooled> Cell::PoolFirst(std::initializer_list<std::string_view> co
   return std::nullopt;
 }
 
+bool Cell::ReadsLessThanItHolds() const {
+  const auto held = PoolFirst({"kept_bytes_mean", "kept_bytes_prefill"}), read = Pool("read_bytes_step");
+  return held && read && read->mean > 0 && read->mean < 0.9 * held->mean;
+}
+
+std::optional<double> Cell::Bytes() const {
+  if (ReadsLessThanItHolds()) return Mean("read_bytes_step");
+  const auto held = PoolFirst({"kept_bytes_mean", "kept_bytes_prefill"});
+  return held ? std::optional<double>(held->mean) : std::nullopt;
+}
+
 std::optional<Accuracy> Cell::PooledAccuracy() const {
   Accuracy pooled;
   for (const Results::Row* row : rows) {

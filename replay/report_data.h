@@ -46,6 +46,9 @@ struct Cell {
   // Of the first of these columns that any row has.
   std::optional<Pooled> PoolFirst(std::initializer_list<std::string_view> columns) const;
   std::optional<Accuracy> PooledAccuracy() const;
+  // What the policy costs in memory: bytes held or, for one that holds all and reads a part, bytes read per step.
+  std::optional<double> Bytes() const;
+  bool ReadsLessThanItHolds() const;
   // Mean over rows of an array, NaN entries left out; absent when no row has it. Rows of another shape are left out.
   std::optional<NamedArray> MeanArray(std::string_view name) const;
 };

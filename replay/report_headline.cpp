@@ -72,8 +72,11 @@ std::vector<Figure> Measured(const ReportData& data, std::string_view mode, cons
 
 // Lower is better; policies without any figure come last.
 double Merit(const ReportData& data, const std::string& label, const Budget& budget) {
-  const std::pair<const char*, const char*> figures[] = {
-      {"live", "answer_nll"}, {"live", "kl"}, {"live", "perplexity"}, {"replay", "attention_loss"}};
+  const std::pair<const char*, const char*> figures[] = {{"live", "answer_nll"},
+                                                         {"live", "kl"},
+                                                         {"live", "perplexity"},
+                                                         {"replay", "output_error"},
+                                                         {"replay", "attention_loss"}};
   for (const auto& [mode, column] : figures) {
     if (!AnyHas(data, mode, column)) continue;
     const Cell* cell = data.Find(label, mode, budget);
@@ -145,8 +148,8 @@ struct TableMaker {
     row.cells.push_back(name.label);
     const auto kept = either->Mean("kept_fraction");
     row.cells.push_back(kept ? PercentText(*kept, *kept < 0.1 ? 1 : 0) : "–");
-    const auto bytes = either->PoolFirst({"kept_bytes_mean", "kept_bytes_prefill"});
-    row.cells.push_back(bytes ? BytesText(bytes->mean) : "–");
+    const auto bytes = either->Bytes();
+    row.cells.push_back(bytes ? BytesText(*bytes) + (either->ReadsLessThanItHolds() ? " read" : "") : "–");
     AddFigures(row, from_replay, replay);
     if (has_accuracy) row.cells.push_back(AccuracyText(from_live));
     AddFigures(row, from_live, live);
@@ -219,7 +222,7 @@ std::string BestAndWorst(const ReportData& data, const Budget& budget, const cha
   std::vector<std::string> compared;
   if (full && full->Mean(column)) compared.push_back("full cache " + value(full));
   if (random) compared.push_back("random " + value(random));
-  return StrCat(" Of ", count, " policies ", best->label, " has the lowest ", name, " (", value(best), unit, "), ",
+  return StrCat(" of ", count, " policies ", best->label, " has the lowest ", name, " (", value(best), unit, "), ",
                 worst->label, " the highest (", value(worst), unit, ")",
                 compared.empty() ? "" : "; " + Listed(compared), ".");
 }
@@ -273,6 +276,7 @@ std::vector<std::string> Findings(const ReportData& data, const Fidelity& fideli
     if (budget.label.empty()) continue;
     std::string text = BestAndWorst(data, budget, "live", "answer_nll", "answer NLL", " nats");
     text += BestAndWorst(data, budget, "live", "perplexity", "perplexity", "");
+    if (text.empty()) text = BestAndWorst(data, budget, "replay", "output_error", "output error", "");
     if (text.empty()) text = BestAndWorst(data, budget, "replay", "attention_loss", "attention loss", "");
     text += AccuracySentence(data, budget) + NeedleSentence(data, budget);
     const std::string title = BudgetTitle(budget);

@@ -24,17 +24,6 @@ std::string NeedleMode(const ReportData& data) {
   return "";
 }
 
-double MeanOf(const NamedArray& array) {
-  double sum = 0;
-  int count = 0;
-  for (const float value : array.values) {
-    if (!std::isfinite(value)) continue;
-    sum += value;
-    ++count;
-  }
-  return count ? sum / count : kNoValue;
-}
-
 // [layer, kv_head] to a panel with heads down and layers across.
 MatrixPanel RetentionPanel(const std::optional<NamedArray>& retention, int layers, int heads) {
   MatrixPanel panel;
@@ -242,20 +231,13 @@ KeptChartSpec::Panel KeptPanel(const NamedArray& kept, const std::string& label,
   return panel;
 }
 
-std::optional<double> NumberAttribute(const Results::Trace& trace, const std::string& name) {
-  const auto found = trace.attributes.find(name);
-  if (found == trace.attributes.end()) return std::nullopt;
-  char* end = nullptr;
-  const double value = std::strtod(found->second.c_str(), &end);
-  return end != found->second.c_str() && std::isfinite(value) ? std::optional<double>(value) : std::nullopt;
-}
-
 void KeptMap(ReportPage& page, const SectionContext& context, const std::string& mode) {
   const ReportData& data = context.data;
   const std::vector<Budget> budgets = AskedBudgets(data);
   const Budget& budget = budgets.back();
   KeptChartSpec spec;
-  std::string run_id;
+  std::string run_id, trace_name;
+  std::vector<std::string> dropless;
   std::vector<int64_t> shape;
   for (const PolicyName& name : ByRetention(data, mode, {budget})) {
     const Cell* cell = data.Find(name.label, mode, budget);
@@ -265,11 +247,18 @@ void KeptMap(ReportPage& page, const SectionContext& context, const std::string&
     if (shape.empty()) {
       shape = kept->shape;
       run_id = row->figures.Text("run_id");
+      trace_name = row->figures.Text("trace");
+      trace_name = trace_name.substr(trace_name.find_last_of('/') + 1);
       spec.layers = static_cast<int>(shape[0]);
       spec.num_tokens = static_cast<int>(shape[2]);
       spec.bins = std::min(spec.num_tokens, 320);
     }
-    if (kept->shape == shape) spec.panels.push_back(KeptPanel(*kept, name.label, spec.bins));
+    if (kept->shape != shape) continue;
+    if (std::all_of(kept->values.begin(), kept->values.end(), [](float value) { return value > 0.5f; })) {
+      dropless.push_back(name.label);
+    } else {
+      spec.panels.push_back(KeptPanel(*kept, name.label, spec.bins));
+    }
   }
   if (spec.panels.empty()) return;
   for (const Results::Trace* trace : data.traces) {
@@ -280,10 +269,11 @@ void KeptMap(ReportPage& page, const SectionContext& context, const std::string&
   if (spec.needle_begin && (*spec.needle_begin < 0 || *spec.needle_begin > spec.num_tokens)) spec.needle_begin.reset();
   if (spec.needle_end && (*spec.needle_end < 0 || *spec.needle_end > spec.num_tokens)) spec.needle_end.reset();
   page.Figure(context.slug_prefix + "kept_map", KeptChart(spec),
-              StrCat("What is left at ", BudgetTitle(budget), " in trace ", run_id,
+              StrCat("What is left at ", BudgetTitle(budget), " in ", trace_name.empty() ? run_id : trace_name,
                      ": one strip per policy, one line of pixels per layer, tokens from left to right, darker where "
                      "more KV heads kept "
-                     "them. The share kept stands at the right; the needle lies between the orange lines."));
+                     "them. The share kept stands at the right; the needle lies between the orange lines.",
+                     dropless.empty() ? "" : StrCat(" Not drawn, since nothing is dropped: ", Listed(dropless), ".")));
 }
 
 }  // namespace
@@ -310,135 +300,6 @@ void WriteNeedle(ReportPage& page, const SectionContext& context) {
   }
   HeadTable(page, data, mode);
   KeptMap(page, context, mode);
-}
-
-namespace {
-
-void RelevanceHistogram(ReportPage& page, const SectionContext& context) {
-  const ReportData& data = context.data;
-  HistogramPairSpec spec;
-  std::string statistic;
-  for (const Results::Trace* trace : data.traces) {
-    const NamedArray *needle = trace->Find("relevance_needle"), *rest = trace->Find("relevance_rest");
-    const auto low = NumberAttribute(*trace, "relevance_log10_low"),
-               width = NumberAttribute(*trace, "relevance_log10_width");
-    if (!needle || !rest || !low || !width || *width <= 0 || needle->values.size() != rest->values.size()) continue;
-    if (spec.front.empty()) {
-      spec.front.assign(needle->values.size(), 0);
-      spec.back.assign(needle->values.size(), 0);
-      spec.low = *low;
-      spec.bin_width = *width;
-      const auto name = trace->attributes.find("relevance_statistic");
-      statistic = name == trace->attributes.end() ? "relevance" : name->second;
-    }
-    if (spec.front.size() != needle->values.size() || spec.low != *low || spec.bin_width != *width) continue;
-    for (size_t bin = 0; bin < spec.front.size(); ++bin) {
-      spec.front[bin] += std::isfinite(needle->values[bin]) ? std::max(0.0f, needle->values[bin]) : 0;
-      spec.back[bin] += std::isfinite(rest->values[bin]) ? std::max(0.0f, rest->values[bin]) : 0;
-    }
-  }
-  if (spec.front.empty()) return;
-  spec.front_name = "needle tokens";
-  spec.back_name = "all other tokens";
-  spec.x_label = "log10 of " + statistic;
-  page.Figure(context.slug_prefix + "relevance_histogram", HistogramPair(spec),
-              "How much attention needle tokens receive, against all others, over every layer and head. Where the two "
-              "overlap, no "
-              "threshold on relevance can keep the needle alone.");
-}
-
-struct AucStat {
-  std::string name;
-  NamedArray mean;
-};
-
-std::vector<AucStat> AucStats(const ReportData& data) {
-  std::vector<AucStat> stats;
-  for (const Results::Trace* trace : data.traces) {
-    for (const NamedArray& array : trace->arrays) {
-      if (!array.name.starts_with("needle_auc_") || array.shape.size() != 2 || array.values.empty()) continue;
-      const auto known =
-          std::any_of(stats.begin(), stats.end(), [&](const AucStat& stat) { return stat.mean.name == array.name; });
-      if (known) continue;
-      const auto mean = MeanTraceArray(data, array.name);
-      if (mean) stats.push_back({array.name.substr(11), *mean});
-    }
-  }
-  return stats;
-}
-
-std::string AucSentence(const AucStat& stat, const std::vector<std::string>& layers,
-                        const std::vector<std::string>& heads) {
-  std::vector<double> values;
-  size_t best = 0;
-  int high = 0, below = 0;
-  for (size_t i = 0; i < stat.mean.values.size(); ++i) {
-    const double value = stat.mean.values[i];
-    if (!std::isfinite(value)) continue;
-    if (values.empty() || value > stat.mean.values[best]) best = i;
-    values.push_back(value);
-    high += value >= 0.9;
-    below += value < 0.5;
-  }
-  if (values.empty()) return "";
-  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
-  const size_t columns = static_cast<size_t>(stat.mean.shape[1]);
-  return StrCat("By ", stat.name, ": median AUC ", NumberText(values[values.size() / 2], 2), "; at least 0.9 in ", high,
-                " of ", values.size(), " heads; below chance in ", below, "; highest ",
-                NumberText(stat.mean.values[best], 2), " in layer ", layers[best / columns], ", head ",
-                heads[best % columns], ".");
-}
-
-}  // namespace
-
-void WriteRelevance(ReportPage& page, const SectionContext& context) {
-  const ReportData& data = context.data;
-  const std::vector<AucStat> stats = AucStats(data);
-  RelevanceHistogram(page, context);
-  if (stats.empty()) {
-    page.Paragraph("No relevance of needle tokens was measured; replay a trace that has a needle.");
-    return;
-  }
-  MatrixChartSpec spec;
-  spec.alt = "AUC of relevance for needle tokens, by layer and head";
-  int layers = 0, heads = 0;
-  for (const AucStat& stat : stats) {
-    MatrixPanel panel;
-    panel.columns = static_cast<int>(stat.mean.shape[0]);
-    panel.rows = static_cast<int>(stat.mean.shape[1]);
-    layers = std::max(layers, panel.columns);
-    heads = std::max(heads, panel.rows);
-    for (int head = 0; head < panel.rows; ++head) {
-      for (int layer = 0; layer < panel.columns; ++layer) {
-        panel.values.push_back(stat.mean.values[static_cast<size_t>(layer) * panel.rows + head]);
-      }
-    }
-    panel.title = stat.name;
-    panel.note = "mean " + NumberText(MeanOf(stat.mean), 2);
-    spec.panels.push_back(std::move(panel));
-  }
-  spec.panels_across = layers > 40 ? 1 : 2;
-  spec.row_label = "head";
-  spec.column_label = "layer";
-  spec.row_names = AxisNames(data, "head_numbers", static_cast<size_t>(heads));
-  spec.column_names = AxisNames(data, "layer_numbers", static_cast<size_t>(layers));
-  spec.cell_width = std::clamp(400.0 / layers, 6.0, 26.0);
-  spec.cell_height = heads > 16 ? 8 : 12;
-  spec.diverging = true;
-  spec.scale_label = "AUC: needle tokens ranked above the rest";
-  page.Figure(context.slug_prefix + "needle_auc", MatrixChart(spec),
-              "Does relevance know the needle? AUC 1: every needle token ranks above every other token of the context; "
-              "0.5: chance; cells "
-              "with a dot are below chance. A policy that ranks by this statistic keeps the needle where the cell is "
-              "dark orange.");
-  std::vector<std::string> sentences;
-  for (const AucStat& stat : stats) {
-    const std::string sentence =
-        AucSentence(stat, AxisNames(data, "layer_numbers", static_cast<size_t>(stat.mean.shape[0])),
-                    AxisNames(data, "head_numbers", static_cast<size_t>(stat.mean.shape[1])));
-    if (!sentence.empty()) sentences.push_back(sentence);
-  }
-  page.List(sentences);
 }
 
 }  // namespace kvscope

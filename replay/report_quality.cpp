@@ -23,16 +23,16 @@ struct Plot {
 };
 
 std::optional<ChartPoint> PointOf(const Cell& cell, const Plot& plot) {
-  const auto bytes = cell.PoolFirst({"kept_bytes_mean", "kept_bytes_prefill"});
+  const auto bytes = cell.Bytes();
   if (!bytes) return std::nullopt;
   if (std::string_view(plot.column) == "metric_value") {
     const auto accuracy = cell.PooledAccuracy();
     if (!accuracy || accuracy->n < kMinSamples) return std::nullopt;
-    return ChartPoint{bytes->mean, accuracy->Share(), {}, {}};
+    return ChartPoint{*bytes, accuracy->Share(), {}, {}};
   }
   const auto pooled = cell.Pool(plot.column);
   if (!pooled) return std::nullopt;
-  ChartPoint point{bytes->mean, pooled->mean, {}, {}};
+  ChartPoint point{*bytes, pooled->mean, {}, {}};
   if (pooled->rows > 1) {
     point.low = std::max(0.0, pooled->mean - pooled->standard_error);
     point.high = pooled->mean + pooled->standard_error;
@@ -42,7 +42,7 @@ std::optional<ChartPoint> PointOf(const Cell& cell, const Plot& plot) {
 
 std::optional<Svg> QualityChart(const ReportData& data, const Plot& plot) {
   LineChartSpec spec;
-  spec.x_label = "KV cache, mean bytes (smaller to the right)";
+  spec.x_label = "KV cache bytes held or read (smaller to the right)";
   spec.y_label = plot.label;
   spec.x_unit = Unit::kBytes;
   spec.y_unit = plot.unit;
@@ -249,6 +249,10 @@ void WriteQuality(ReportPage& page, const SectionContext& context) {
       {"live", "kl", "live KL to the full cache, nats per token", "kl",
        "How far the policy moves the next-token distribution, word for word along the full cache's own continuation. "
        "The axis is logarithmic; the full cache itself would be at 0.",
+       Unit::kPlain},
+      {"replay", "output_error", "replay output error", "output_error",
+       "How far a head's output moves, relative to its length. Unlike attention loss it also sees the rounding of a "
+       "quantised cache.",
        Unit::kPlain},
       {"replay", "attention_loss", "replay attention loss", "attention_loss",
        "The share of the full cache's attention that falls on dropped entries. It needs no model run, only the trace.",

@@ -39,6 +39,8 @@ std::vector<std::string> AxisNames(const ReportData& data, std::string_view attr
 std::string BudgetTitle(const Budget& budget);
 // Mean of an array over traces; absent when no trace has it. Traces of another shape are left out.
 std::optional<NamedArray> MeanTraceArray(const ReportData& data, std::string_view name);
+double MeanOf(const NamedArray& array);  // NaN entries left out; NaN when nothing is left
+std::optional<double> NumberAttribute(const Results::Trace& trace, const std::string& name);
 std::vector<double> Doubles(const std::vector<float>& values);
 
 }  // namespace kvscope

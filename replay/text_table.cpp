@@ -38,8 +38,8 @@ std::vector<std::string> SummaryLine(const ReportData& data, const std::string& 
   const auto mean = [](const Cell* cell, std::string_view column) { return cell ? cell->Mean(column) : std::nullopt; };
   auto retention = mean(replay, "needle_retention");
   if (!retention) retention = mean(live, "needle_retention");
-  auto bytes = live ? live->PoolFirst({"kept_bytes_mean", "kept_bytes_prefill"}) : std::nullopt;
-  if (!bytes && replay) bytes = replay->PoolFirst({"kept_bytes_mean", "kept_bytes_prefill"});
+  auto bytes = live ? live->Bytes() : std::nullopt;
+  if (!bytes && replay) bytes = replay->Bytes();
   const auto kept = mean(replay ? replay : live, "kept_fraction");
   return {label,
           OrDash(kept, Percent),
@@ -47,7 +47,7 @@ std::vector<std::string> SummaryLine(const ReportData& data, const std::string& 
           OrDash(mean(live, "answer_nll"), Plain),
           OrDash(mean(replay, "attention_loss"), Plain),
           OrDash(retention, Percent),
-          bytes ? BytesText(bytes->mean) : "–"};
+          bytes ? BytesText(*bytes) : "–"};
 }
 
 }  // namespace

@@ -117,12 +117,12 @@ TEST(Report, SentencesFollowTheData) {
   results.rows[1].figures.Set("answer_nll", 7.0);
   results.rows[2].figures.Set("answer_nll", 2.0);
   EXPECT_THAT(HtmlOf({results}),
-              HasSubstr("Of 3 policies h2o has the lowest answer NLL (0.500 nats), tova the highest (7.00 nats). "
+              HasSubstr("of 3 policies h2o has the lowest answer NLL (0.500 nats), tova the highest (7.00 nats). "
                         "Of 5 needles, h2o answers all; tova answers none."));
   results.rows[0].figures.Set("answer_nll", 9.0);
   results.rows[0].figures.Set("metric_value", 0.0);
   EXPECT_THAT(HtmlOf({results}),
-              HasSubstr("Of 3 policies snapkv has the lowest answer NLL (2.00 nats), h2o the highest (9.00 nats). "
+              HasSubstr("of 3 policies snapkv has the lowest answer NLL (2.00 nats), h2o the highest (9.00 nats). "
                         "Of 5 needles, none of them answers all; h2o and tova answer none."));
 }
 
