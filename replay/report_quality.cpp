@@ -40,31 +40,55 @@ std::optional<ChartPoint> PointOf(const Cell& cell, const Plot& plot) {
   return point;
 }
 
-std::optional<Svg> QualityChart(const ReportData& data, const Plot& plot) {
+// Values over powers of ten are drawn on a logarithmic axis, which has no place for 0: those are named in the caption.
+struct QualityPicture {
+  Svg svg;
+  std::vector<std::string> at_zero;
+};
+
+std::optional<QualityPicture> QualityChart(const ReportData& data, const Plot& plot) {
   LineChartSpec spec;
   spec.x_label = "KV cache bytes held or read (smaller to the right)";
   spec.y_label = plot.label;
   spec.x_unit = Unit::kBytes;
   spec.y_unit = plot.unit;
   spec.reverse_x = true;
-  spec.y_log = std::string_view(plot.column) == "kl";  // spans powers of ten; the full cache's 0 has no place on it
   if (plot.unit == Unit::kPercent) {
     spec.y_low = 0;
     spec.y_high = 1;
   }
+  double lowest = 1e300, highest = 0;
   for (const PolicyName& name : data.policies) {
     ChartSeries series{name.label, data.looks.at(name.label), {}};
     for (const Budget& budget : data.budgets) {
       const Cell* cell = data.Find(name.label, plot.mode, budget);
       const auto point = cell ? PointOf(*cell, plot) : std::nullopt;
-      if (point && (!spec.y_log || point->y > 0)) series.points.push_back(*point);
+      if (!point) continue;
+      series.points.push_back(*point);
+      if (point->y > 0) lowest = std::min(lowest, point->y);
+      highest = std::max(highest, point->y);
     }
-    if (series.points.empty()) continue;
-    if (name.policy == "full") spec.reference = LineChartSpec::Reference{series.points[0].y, ""};
-    spec.series.push_back(std::move(series));
+    if (!series.points.empty()) spec.series.push_back(std::move(series));
+  }
+  QualityPicture picture{Svg(1, 1, ""), {}};
+  spec.y_log = plot.unit == Unit::kPlain && highest > 12 * lowest;
+  if (spec.y_log) {
+    spec.y_label += " (logarithmic)";
+    for (ChartSeries& series : spec.series) {
+      const size_t before = series.points.size();
+      std::erase_if(series.points, [](const ChartPoint& point) { return point.y <= 0; });
+      if (series.points.size() < before) picture.at_zero.push_back(series.name);
+    }
+    std::erase_if(spec.series, [](const ChartSeries& series) { return series.points.empty(); });
   }
   if (spec.series.size() < 2) return std::nullopt;
-  return LineChart(spec);
+  for (const ChartSeries& series : spec.series) {
+    const auto name = std::find_if(data.policies.begin(), data.policies.end(),
+                                   [&](const auto& one) { return one.label == series.name; });
+    if (name->policy == "full") spec.reference = LineChartSpec::Reference{series.points[0].y, ""};
+  }
+  picture.svg = LineChart(spec);
+  return picture;
 }
 
 // What the cells of a grid show.
@@ -247,8 +271,7 @@ void WriteQuality(ReportPage& page, const SectionContext& context) {
       {"live", "perplexity", "live perplexity", "perplexity",
        "Perplexity of the continuation, with the policy active while it is read.", Unit::kPlain},
       {"live", "kl", "live KL to the full cache, nats per token", "kl",
-       "How far the policy moves the next-token distribution, word for word along the full cache's own continuation. "
-       "The axis is logarithmic; the full cache itself would be at 0.",
+       "How far the policy moves the next-token distribution, word for word along the full cache's own continuation.",
        Unit::kPlain},
       {"replay", "output_error", "replay output error", "output_error",
        "How far a head's output moves, relative to its length. Unlike attention loss it also sees the rounding of a "
@@ -267,7 +290,9 @@ void WriteQuality(ReportPage& page, const SectionContext& context) {
   for (const Plot& plot : plots) {
     const auto chart = QualityChart(data, plot);
     if (!chart) continue;
-    page.Figure(context.slug_prefix + "quality_" + plot.slug, *chart, plot.words);
+    const std::string zeros =
+        chart->at_zero.empty() ? "" : StrCat(" At 0, below this axis: ", Listed(chart->at_zero), ".");
+    page.Figure(context.slug_prefix + "quality_" + plot.slug, chart->svg, plot.words + zeros);
     ++drawn;
   }
   page.EndRow();
