@@ -282,9 +282,9 @@ void WriteQuality(ReportPage& page, const SectionContext& context) {
        Unit::kPlain},
   };
   page.Paragraph(
-      "Each line is a policy. The full cache is the diamond at the left; memory shrinks to the right and the lines fan "
-      "out. A "
-      "policy that is worth its bytes stays level for longer. References are grey.");
+      "Each line is a policy; memory shrinks to the right. The full cache is the black diamond at the left, where the "
+      "axis "
+      "has a place for it. A policy that is worth its bytes stays level for longer. References are grey.");
   page.BeginRow();
   int drawn = 0;
   for (const Plot& plot : plots) {
