@@ -92,6 +92,7 @@ void ExpectPrefix(const TraceReader& trace, const TinyRun& run) {
       const auto a = memory.ReadKvHead(layer, kv_head), b = trace.ReadKvHead(layer, kv_head);
       ASSERT_EQ(a->num_rows, b->num_rows);
       ASSERT_EQ(a->lse, b->lse);
+      if (tokens == 0) continue;
       ASSERT_EQ(std::memcmp(a->q.data(), b->q.data(), a->q.size_bytes()), 0);
       ASSERT_EQ(std::memcmp(a->k.data(), b->k.data(), a->k.size_bytes()), 0);
       ASSERT_EQ(std::memcmp(a->v.data(), b->v.data(), a->v.size_bytes()), 0);

@@ -173,7 +173,7 @@ LayerChunk Slice(const LayerChunk& chunk, const LayerInfo& layer, int begin, int
   const auto slice = [&](const Buffer& from, int dim) {
     const size_t num_heads = from.size() / (size_t(chunk.num_tokens) * dim);
     Buffer to(from.dtype(), num_heads * count * dim);
-    for (size_t head = 0; head < num_heads; ++head) {
+    for (size_t head = 0; count && head < num_heads; ++head) {
       std::memcpy(to.At(head * count * dim), from.At((head * chunk.num_tokens + begin) * dim),
                   size_t(count) * dim * ElementBytes(from.dtype()));
     }
