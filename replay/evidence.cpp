@@ -157,7 +157,7 @@ std::vector<LayerEvidence> Evidence::Compute(int layer_begin, int layer_end) con
 
 void Evidence::SeeSampledRows(int layer_index, int kv_head, const KvHeadData& data) const {
   const std::vector<int>& q_token = source_.q_token(layer_index);
-  const int dim = data.head_dim_k, group = data.group;
+  const int dim = source_.info().layers[layer_index].head_dim_k, group = data.group;
   std::vector<int64_t> rows;
   for (const int token : sampled_tokens_) {
     const auto found = std::lower_bound(q_token.begin(), q_token.end(), token);

@@ -126,7 +126,13 @@ void Run(const RunFlags& flags, const std::string& command) {
     for (size_t i = 0; i < paths.size(); ++i) {
       bar.Begin(i, paths[i]);
       const auto trace = TraceReader::Open(paths[i]);
-      ReplayTrace(*trace, paths[i], options, results);
+      try {
+        ReplayTrace(*trace, paths[i], options, results);
+      } catch (const Error& error) {
+        const std::string message = error.what();  // says where in the trace, but not always in which
+        if (message.find(paths[i]) != std::string::npos) throw;
+        throw Error(StrCat(paths[i], ": ", message));
+      }
     }
   }
   WriteAll(results, flags.output, flags.csv);
