@@ -44,6 +44,12 @@ Half HalfFromFloat(float value) {
 void FloatsFromHalves(std::span<const Half> source, std::span<float> target) {
   KVSCOPE_CHECK_EQ(source.size(), target.size());
   size_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= source.size(); i += 16) {
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(&source[i]));
+    _mm512_storeu_ps(&target[i], _mm512_cvtph_ps(halves));
+  }
+#endif
 #if defined(__F16C__) && defined(__AVX__)
   for (; i + 8 <= source.size(); i += 8) {
     const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(&source[i]));

@@ -29,9 +29,12 @@ class PackedRows {
   }
   void Keep(std::span<const int> slots) {
     int target = 0;
-    for (int slot : slots) {
-      if (slot != target) std::memcpy(data_.data() + target * row_bytes_, Row(slot), row_bytes_);
-      ++target;
+    for (size_t i = 0; i < slots.size();) {  // run by run: an eviction of one entry moves one block
+      size_t run = 1;
+      while (i + run < slots.size() && slots[i + run] == slots[i] + static_cast<int>(run)) ++run;
+      if (slots[i] != target) std::memmove(data_.data() + target * row_bytes_, Row(slots[i]), run * row_bytes_);
+      target += static_cast<int>(run);
+      i += run;
     }
     data_.resize(target * row_bytes_);
     if (data_.capacity() > data_.size() + data_.size() / 4) data_.shrink_to_fit();
