@@ -112,13 +112,16 @@ std::shared_ptr<const KvHeadData> MemoryTrace::ReadKvHead(int layer_index, int k
   size_t token = 0, row = 0;
   const auto add = [&](const Buffer& q, const Buffer& k, const Buffer& v, const std::vector<float>& lse, int tokens,
                        size_t rows, int first_head, int first_kv_head) {
-    std::memcpy(data->k.At(token * shape.head_dim_k), k.At(size_t(first_kv_head) * tokens * shape.head_dim_k),
-                tokens * row_k);
-    std::memcpy(data->v.At(token * shape.head_dim_v), v.At(size_t(first_kv_head) * tokens * shape.head_dim_v),
-                tokens * row_v);
+    // memcpy must not see the null pointer of an empty buffer, not even for no bytes.
+    const auto copy = [](Buffer& to, size_t target, const Buffer& from, size_t source, size_t bytes) {
+      if (bytes) std::memcpy(to.At(target), from.At(source), bytes);
+    };
+    const size_t dim_k = shape.head_dim_k, dim_v = shape.head_dim_v;
+    copy(data->k, token * dim_k, k, size_t(first_kv_head) * tokens * dim_k, tokens * row_k);
+    copy(data->v, token * dim_v, v, size_t(first_kv_head) * tokens * dim_v, tokens * row_v);
     for (int i = 0; i < group; ++i) {
       const size_t source = (first_head + i) * rows, target = size_t(i) * num_rows + row;
-      std::memcpy(data->q.At(target * shape.head_dim_k), q.At(source * shape.head_dim_k), rows * row_k);
+      copy(data->q, target * dim_k, q, source * dim_k, rows * row_k);
       std::copy_n(lse.begin() + source, rows, data->lse.begin() + target);
     }
     token += tokens;
