@@ -126,7 +126,7 @@ Scale NiceScale(double low, double high, bool log, Unit unit) {
   return {round_low, round_high, 0, 1, false, unit};
 }
 
-std::vector<std::string> TickTexts(const std::vector<double>& ticks, Unit unit) {
+std::vector<std::string> TickTexts(const std::vector<double>& ticks, Unit unit, bool log) {
   std::vector<std::string> texts;
   if (unit == Unit::kBytes) {
     for (const double tick : ticks) {
@@ -142,9 +142,8 @@ std::vector<std::string> TickTexts(const std::vector<double>& ticks, Unit unit) 
     }
     return texts;
   }
-  if (ticks.size() > 2 && std::fabs(ticks[2] - 2 * ticks[1] + ticks[0]) > 1e-6 * std::fabs(ticks[2]) &&
-      unit == Unit::kPlain) {
-    for (const double tick : ticks) texts.push_back(NumberText(tick, 1));  // logarithmic: each as short as it can be
+  if (log && unit == Unit::kPlain) {
+    for (const double tick : ticks) texts.push_back(NumberText(tick, 1));
     return texts;
   }
   const double largest = ticks.empty() ? 0 : std::max(std::fabs(ticks.front()), std::fabs(ticks.back()));
@@ -216,7 +215,8 @@ int Crossings(Point a, Point b, const std::vector<Box>& boxes) {
 }  // namespace
 
 std::vector<PlacedLabel> PlaceLabels(const std::vector<Point>& points, const std::vector<std::string>& labels,
-                                     double size, const Box& frame, std::vector<Box> obstacles) {
+                                     double size, const Box& frame, std::vector<Box> obstacles,
+                                     const std::vector<Box>& lines) {
   KVSCOPE_CHECK_EQ(points.size(), labels.size());
   constexpr double kMarker = 5;
   for (const Point& p : points) obstacles.push_back({p.x - kMarker, p.y - kMarker, p.x + kMarker, p.y + kMarker});
@@ -238,6 +238,9 @@ std::vector<PlacedLabel> PlaceLabels(const std::vector<Point>& points, const std
             box.left < frame.left || box.right > frame.right || box.top < frame.top || box.bottom > frame.bottom;
         if (cut) cost += 1e6;
         for (const Box& obstacle : obstacles) cost += box.Overlaps(obstacle) ? 1e3 : 0;
+        double over_lines = 0;
+        for (const Box& line : lines) over_lines += box.Overlaps(line) ? 8 : 0;
+        cost += std::min(over_lines, 90.0);
         if (radius > 12) {
           const Point end{std::clamp(points[i].x, box.left, box.right), (box.top + box.bottom) / 2};
           cost += 120 * Crossings(points[i], end, label_boxes);

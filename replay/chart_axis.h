@@ -35,20 +35,23 @@ struct Scale {
 };
 // Widens [low, high] to round numbers, or by some room where `tight`; never empty.
 Scale NiceScale(double low, double high, bool log, Unit unit);
-// Texts of the ticks of one axis, all with the same number of decimals.
-std::vector<std::string> TickTexts(const std::vector<double>& ticks, Unit unit);
+// Texts of the ticks of one axis, all with the same number of decimals; on a logarithmic one each as short as it can
+// be.
+std::vector<std::string> TickTexts(const std::vector<double>& ticks, Unit unit, bool log = false);
 
 // Moves label centres as little as possible so that neighbours are at least `gap` apart and all lie in [low, high].
 // Order is kept. More labels than fit are spread evenly.
 std::vector<double> SpreadLabels(const std::vector<double>& wanted, double gap, double low, double high);
 
-// Places a label beside each point, avoiding points, other labels and the frame's edge. Returns left-bottom corners.
+// Places a label beside each point, avoiding points, other labels, the frame's edge and, where it can,
+// `lines`, small boxes along what is drawn. Returns left-bottom corners.
 struct PlacedLabel {
   double x = 0, y = 0;  // for Text with Anchor::kStart
   bool needs_leader = false;
   bool is_clear = true;  // touches nothing
 };
 std::vector<PlacedLabel> PlaceLabels(const std::vector<Point>& points, const std::vector<std::string>& labels,
-                                     double size, const Box& frame, std::vector<Box> obstacles = {});
+                                     double size, const Box& frame, std::vector<Box> obstacles = {},
+                                     const std::vector<Box>& lines = {});
 
 }  // namespace kvscope

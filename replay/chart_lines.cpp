@@ -24,7 +24,7 @@ void DrawAxes(Svg& svg, const Frame& frame, const std::string& x_label, const st
   const Box& box = frame.box;
   svg.Text(2, 14, y_label, {.size = 11.5, .bold = true});
   const auto y_ticks = frame.y.Ticks(5);
-  const auto y_texts = TickTexts(y_ticks, frame.y.unit);
+  const auto y_texts = TickTexts(y_ticks, frame.y.unit, frame.y.log);
   for (size_t i = 0; i < y_ticks.size(); ++i) {
     const double y = frame.y.Pixel(y_ticks[i]);
     svg.Line(box.left, y, box.right, y, {.color = std::string(kHairline), .width = 0.7});
@@ -32,7 +32,7 @@ void DrawAxes(Svg& svg, const Frame& frame, const std::string& x_label, const st
              {.size = kTickSize, .anchor = Anchor::kEnd, .color = std::string(kSoftInk)});
   }
   const auto x_ticks = frame.x.Ticks(5);
-  const auto x_texts = TickTexts(x_ticks, frame.x.unit);
+  const auto x_texts = TickTexts(x_ticks, frame.x.unit, frame.x.log);
   svg.Line(box.left, box.bottom, box.right, box.bottom, {.color = std::string(kSoftInk), .width = 0.8});
   double last_right = -1e9, last_left = 1e9;
   for (size_t i = 0; i < x_ticks.size(); ++i) {
@@ -77,8 +77,26 @@ struct Range {
 
 double TickColumn(const Scale& y) {
   double width = 0;
-  for (const std::string& text : TickTexts(y.Ticks(5), y.unit)) width = std::max(width, TextWidth(text, kTickSize));
+  for (const std::string& text : TickTexts(y.Ticks(5), y.unit, y.log))
+    width = std::max(width, TextWidth(text, kTickSize));
   return width + 10;
+}
+
+// Small boxes along a line, for labels to keep off.
+void AddAlong(std::vector<Box>& boxes, Point a, Point b) {
+  const double length = std::hypot(b.x - a.x, b.y - a.y);
+  for (double at = 0; at <= length; at += 6) {
+    const double x = a.x + (b.x - a.x) * at / std::max(length, 1e-9),
+                 y = a.y + (b.y - a.y) * at / std::max(length, 1e-9);
+    boxes.push_back({x - 1, y - 1, x + 1, y + 1});
+  }
+}
+
+void AddAlong(std::vector<Box>& boxes, const ChartSeries& series, const Frame& frame, double shift) {
+  for (size_t i = 1; i < series.points.size(); ++i) {
+    const ChartPoint &a = series.points[i - 1], &b = series.points[i];
+    AddAlong(boxes, {frame.x.Pixel(a.x) + shift, frame.y.Pixel(a.y)}, {frame.x.Pixel(b.x) + shift, frame.y.Pixel(b.y)});
+  }
 }
 
 // References first, so that they lie behind.
@@ -95,7 +113,7 @@ double HorizontalEnd(const ChartSeries& series, const Frame& frame) {
 
 // Labels in a column at the right for lines that end near it, beside their point for the others.
 void DrawEndLabels(Svg& svg, const Frame& frame, const std::vector<const ChartSeries*>& series,
-                   const std::vector<double>& shifts, double label_left) {
+                   const std::vector<double>& shifts, double label_left, std::vector<Box> lines) {
   std::vector<double> wanted;
   std::vector<size_t> in_column;
   std::vector<Point> lone_points;
@@ -103,6 +121,7 @@ void DrawEndLabels(Svg& svg, const Frame& frame, const std::vector<const ChartSe
   std::vector<Box> obstacles;
   for (size_t i = 0; i < series.size(); ++i) {
     const double end = HorizontalEnd(*series[i], frame);
+    AddAlong(lines, *series[i], frame, shifts[i]);
     for (const ChartPoint& point : series[i]->points) {
       const double x = frame.x.Pixel(point.x) + shifts[i], y = frame.y.Pixel(point.y);
       obstacles.push_back({x - 5, y - 5, x + 5, y + 5});
@@ -123,7 +142,7 @@ void DrawEndLabels(Svg& svg, const Frame& frame, const std::vector<const ChartSe
     svg.DrawMarker(one.look.marker, label_left + 3, placed[k], 2.8, one.look.color, one.look.filled);
     svg.Text(label_left + 10, placed[k] + 3.9, one.name, {.size = kLabelSize});
   }
-  const auto lone = PlaceLabels(lone_points, lone_names, kLabelSize, frame.box, obstacles);
+  const auto lone = PlaceLabels(lone_points, lone_names, kLabelSize, frame.box, obstacles, lines);
   for (size_t k = 0; k < lone.size(); ++k)
     svg.Text(lone[k].x, lone[k].y, lone_names[k], {.size = kLabelSize, .halo = true});
 }
@@ -158,8 +177,8 @@ Svg LineChart(const LineChartSpec& spec) {
   const double left = TickColumn(frame.y), label_left = spec.width - label_width - 14;
   frame.box = {left, kTop, label_left - 18, kTop + plot_height};
   const double dodge = 1.6 * static_cast<double>(std::min<size_t>(spec.series.size(), 12));
-  frame.x.first = (spec.reverse_x ? frame.box.right : frame.box.left);
-  frame.x.last = (spec.reverse_x ? frame.box.left : frame.box.right);
+  frame.x.first = spec.reverse_x ? frame.box.right - 10 : frame.box.left + 10;
+  frame.x.last = spec.reverse_x ? frame.box.left + 10 : frame.box.right - 10;
   frame.y.first = frame.box.bottom;
   frame.y.last = frame.box.top;
   DrawAxes(svg, frame, spec.x_label, spec.y_label);
@@ -183,7 +202,12 @@ Svg LineChart(const LineChartSpec& spec) {
   }
   std::vector<const ChartSeries*> pointers;
   for (const ChartSeries& one : sorted) pointers.push_back(&one);
-  DrawEndLabels(svg, frame, pointers, shifts, label_left);
+  std::vector<Box> lines;
+  if (spec.reference) {
+    const double y = frame.y.Pixel(spec.reference->y);
+    AddAlong(lines, {frame.box.left, y}, {frame.box.right, y});
+  }
+  DrawEndLabels(svg, frame, pointers, shifts, label_left, lines);
   if (spec.reference) {
     const double y = frame.y.Pixel(spec.reference->y);
     const bool above = y - frame.box.top > 16;
@@ -203,8 +227,9 @@ struct ScatterLabels {
 
 ScatterLabels LabelScatter(const std::vector<const ChartSeries*>& order, const Frame& frame) {
   ScatterLabels labels;
-  std::vector<Box> obstacles;
+  std::vector<Box> obstacles, lines;
   for (const ChartSeries* series : order) {
+    AddAlong(lines, *series, frame, 0);
     for (const ChartPoint& point : series->points) {
       const double x = frame.x.Pixel(point.x), y = frame.y.Pixel(point.y);
       obstacles.push_back({x - 5, y - 5, x + 5, y + 5});
@@ -212,7 +237,7 @@ ScatterLabels LabelScatter(const std::vector<const ChartSeries*>& order, const F
     labels.anchors.push_back({frame.x.Pixel(series->points[0].x), frame.y.Pixel(series->points[0].y)});
     labels.names.push_back(series->name);
   }
-  labels.placed = PlaceLabels(labels.anchors, labels.names, kLabelSize, frame.box, obstacles);
+  labels.placed = PlaceLabels(labels.anchors, labels.names, kLabelSize, frame.box, obstacles, lines);
   for (const PlacedLabel& label : labels.placed) labels.are_clear = labels.are_clear && label.is_clear;
   return labels;
 }

@@ -120,6 +120,7 @@ FidelityPair PairOf(const Both& both, Fidelity& totals) {
   totals.live_without_replay += static_cast<int>(both.live.size() - live_rows.size());
   if (pair.jaccard_runs > 0) pair.jaccard = jaccard_sum / pair.jaccard_runs;
   pair.attention_loss = MeanOf(replay_rows, "attention_loss");
+  pair.output_error = MeanOf(replay_rows, "output_error");
   pair.kl = MeanOf(live_rows, "kl");
   pair.answer_nll = MeanOf(live_rows, "answer_nll");
   pair.perplexity = MeanOf(live_rows, "perplexity");
@@ -133,18 +134,28 @@ FidelityPair PairOf(const Both& both, Fidelity& totals) {
   return pair;
 }
 
-void Correlate(Fidelity& fidelity, const std::string& budget) {
-  const std::pair<const char*, std::optional<double> FidelityPair::*> figures[] = {
-      {"kl", &FidelityPair::kl}, {"answer_nll", &FidelityPair::answer_nll}};
-  for (const auto& [name, figure] : figures) {
-    std::vector<double> x, y;
-    for (const FidelityPair& pair : fidelity.pairs) {
-      if (pair.policy == "full" || !pair.attention_loss || !(pair.*figure)) continue;
-      if (!budget.empty() && pair.budget != budget) continue;
-      x.push_back(*pair.attention_loss);
-      y.push_back(*(pair.*figure));
-    }
-    if (const auto rank = SpearmanCorrelation(x, y)) fidelity.correlations.push_back({name, budget, *rank});
+using Figure = std::pair<const char*, std::optional<double> FidelityPair::*>;
+
+void Correlate(Fidelity& fidelity, const Figure& replay, const Figure& live, const std::string& budget) {
+  std::vector<double> x, y;
+  for (const FidelityPair& pair : fidelity.pairs) {
+    const auto predicted = pair.*replay.second, seen = pair.*live.second;
+    if (pair.policy == "full" || !predicted || !seen) continue;
+    if (!budget.empty() && pair.budget != budget) continue;
+    x.push_back(*predicted);
+    y.push_back(*seen);
+  }
+  if (const auto rank = SpearmanCorrelation(x, y)) {
+    fidelity.correlations.push_back({replay.first, live.first, budget, *rank});
+  }
+}
+
+void CorrelateAll(Fidelity& fidelity, const std::string& budget) {
+  const Figure replay_figures[] = {{"attention_loss", &FidelityPair::attention_loss},
+                                   {"output_error", &FidelityPair::output_error}};
+  const Figure live_figures[] = {{"kl", &FidelityPair::kl}, {"answer_nll", &FidelityPair::answer_nll}};
+  for (const Figure& replay : replay_figures) {
+    for (const Figure& live : live_figures) Correlate(fidelity, replay, live, budget);
   }
 }
 
@@ -236,9 +247,9 @@ Fidelity CompareFidelity(const std::vector<const Results::Row*>& replay, const s
     }
     fidelity.pairs.push_back(pair);
   }
-  Correlate(fidelity, "");
+  CorrelateAll(fidelity, "");
   if (budgets.size() > 1) {
-    for (const std::string& budget : budgets) Correlate(fidelity, budget);
+    for (const std::string& budget : budgets) CorrelateAll(fidelity, budget);
   }
   return fidelity;
 }

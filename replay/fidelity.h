@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Does replay predict live? Sets the two beside each other, policy by policy and budget by budget: the same entries
-// kept (Jaccard), and the same order of policies (Spearman's rank correlation of replay's attention loss with live's KL
-// and answer NLL). Replay computes every policy on the full cache's queries, keys and values; it cannot see that live
-// hidden states drift once entries are gone. Where the two part, that drift is the difference.
+// kept (Jaccard), and the same order of policies (Spearman's rank correlation of replay's attention loss and output
+// error with live's KL and answer NLL). Replay computes every policy on the full cache's queries, keys and values; it
+// cannot see that live hidden states drift once entries are gone. Where the two part, that drift is the difference.
 #pragma once
 
 #include <cstdint>
@@ -33,16 +33,17 @@ struct FidelityPair {
   std::string policy, budget, kind;
   int runs = 0;  // (trace, live run) pairs behind it
   int jaccard_runs = 0;
-  std::optional<double> jaccard;                     // mean over runs
-  std::optional<double> jaccard_lowest;              // of any run
-  std::optional<double> attention_loss;              // replay
-  std::optional<double> kl, answer_nll, perplexity;  // live, means over runs
-  std::optional<double> successes, n;                // live accuracy, pooled
+  std::optional<double> jaccard;                       // mean over runs
+  std::optional<double> jaccard_lowest;                // of any run
+  std::optional<double> attention_loss, output_error;  // replay, means over runs
+  std::optional<double> kl, answer_nll, perplexity;    // live, means over runs
+  std::optional<double> successes, n;                  // live accuracy, pooled
 };
 
 struct FidelityCorrelation {
-  std::string live_figure;  // "kl", "answer_nll"
-  std::string budget;       // empty: all budgets together
+  std::string replay_figure;  // "attention_loss", "output_error"
+  std::string live_figure;    // "kl", "answer_nll"
+  std::string budget;         // empty: all budgets together
   RankCorrelation rank;
 };
 

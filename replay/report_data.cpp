@@ -186,6 +186,17 @@ bool ReportData::IsReference(const std::string& label) const {
   return look != looks.end() && look->second.reference;
 }
 
+bool ReportData::ReadsLessThanItHolds(const Cell& cell) const {
+  if (cell.Mean("read_bytes_step")) return cell.ReadsLessThanItHolds();
+  const Cell* other = Find(cell.label, cell.mode == "live" ? "replay" : "live", cell.budget);
+  return other && other->ReadsLessThanItHolds();
+}
+
+std::optional<double> ReportData::Bytes(const Cell& cell) const {
+  if (!ReadsLessThanItHolds(cell) || cell.Mean("read_bytes_step")) return cell.Bytes();
+  return Find(cell.label, cell.mode == "live" ? "replay" : "live", cell.budget)->Bytes();
+}
+
 const Cell* ReportData::Full(std::string_view mode) const {
   for (const Cell& cell : cells) {
     if (cell.policy == "full" && cell.mode == mode) return &cell;

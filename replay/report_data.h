@@ -72,6 +72,9 @@ struct ReportData {
   bool HasMode(std::string_view mode) const;
   // True where a policy exists to be compared with, not to be used.
   bool IsReference(const std::string& label) const;
+  // As of the cell itself or, where it does not say what is read, as of the other mode's.
+  std::optional<double> Bytes(const Cell& cell) const;
+  bool ReadsLessThanItHolds(const Cell& cell) const;
   // The full cache's cell in a mode.
   const Cell* Full(std::string_view mode) const;
 };

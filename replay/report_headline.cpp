@@ -148,8 +148,8 @@ struct TableMaker {
     row.cells.push_back(name.label);
     const auto kept = either->Mean("kept_fraction");
     row.cells.push_back(kept ? PercentText(*kept, *kept < 0.1 ? 1 : 0) : "–");
-    const auto bytes = either->Bytes();
-    row.cells.push_back(bytes ? BytesText(*bytes) + (either->ReadsLessThanItHolds() ? " read" : "") : "–");
+    const auto bytes = data.Bytes(*either);
+    row.cells.push_back(bytes ? BytesText(*bytes) + (data.ReadsLessThanItHolds(*either) ? " read" : "") : "–");
     AddFigures(row, from_replay, replay);
     if (has_accuracy) row.cells.push_back(AccuracyText(from_live));
     AddFigures(row, from_live, live);
@@ -284,10 +284,10 @@ std::vector<std::string> Findings(const ReportData& data, const Fidelity& fideli
       sentences.push_back(StrCat(static_cast<char>(std::toupper(title[0])), title.substr(1), ":", text));
   }
   for (const FidelityCorrelation& correlation : fidelity.correlations) {
-    if (!correlation.budget.empty()) continue;
-    sentences.push_back(StrCat("Replay's attention loss ranks ", correlation.rank.n, " policy-budget pairs as live ",
-                               correlation.live_figure == "kl" ? "KL" : "answer NLL",
-                               " does with Spearman's ρ = ", FixedText(correlation.rank.rho, 2), " (95 % interval ",
+    if (!correlation.budget.empty() || correlation.replay_figure != "attention_loss") continue;
+    sentences.push_back(StrCat("Replay's attention loss orders ", correlation.rank.n, " policy-budget pairs as live ",
+                               correlation.live_figure == "kl" ? "KL" : "answer NLL", " does with Spearman's ρ = ",
+                               FixedText(correlation.rank.rho, 2), " (95\u00a0% interval ",
                                FixedText(correlation.rank.low, 2), " to ", FixedText(correlation.rank.high, 2), ")."));
   }
   return sentences;

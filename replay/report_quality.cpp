@@ -22,8 +22,8 @@ struct Plot {
   Unit unit;
 };
 
-std::optional<ChartPoint> PointOf(const Cell& cell, const Plot& plot) {
-  const auto bytes = cell.Bytes();
+std::optional<ChartPoint> PointOf(const ReportData& data, const Cell& cell, const Plot& plot) {
+  const auto bytes = data.Bytes(cell);
   if (!bytes) return std::nullopt;
   if (std::string_view(plot.column) == "metric_value") {
     const auto accuracy = cell.PooledAccuracy();
@@ -62,7 +62,7 @@ std::optional<QualityPicture> QualityChart(const ReportData& data, const Plot& p
     ChartSeries series{name.label, data.looks.at(name.label), {}};
     for (const Budget& budget : data.budgets) {
       const Cell* cell = data.Find(name.label, plot.mode, budget);
-      const auto point = cell ? PointOf(*cell, plot) : std::nullopt;
+      const auto point = cell ? PointOf(data, *cell, plot) : std::nullopt;
       if (!point) continue;
       series.points.push_back(*point);
       if (point->y > 0) lowest = std::min(lowest, point->y);

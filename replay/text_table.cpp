@@ -105,11 +105,12 @@ std::string FidelityTable(const Fidelity& fidelity) {
   }
   std::string text = AlignedTable(rows);
   for (const FidelityCorrelation& correlation : fidelity.correlations) {
-    text +=
-        StrCat("rank correlation of attention loss with live ", correlation.live_figure == "kl" ? "KL" : "answer NLL",
-               correlation.budget.empty() ? ", all budgets" : StrCat(", keep ", correlation.budget), ": ",
-               FixedText(correlation.rank.rho, 2), " (95 % ", FixedText(correlation.rank.low, 2), " to ",
-               FixedText(correlation.rank.high, 2), ", n = ", correlation.rank.n, ")\n");
+    text += StrCat("rank correlation of replay's ",
+                   correlation.replay_figure == "output_error" ? "output error" : "attention loss", " with live ",
+                   correlation.live_figure == "kl" ? "KL" : "answer NLL",
+                   correlation.budget.empty() ? ", all budgets" : StrCat(", keep ", correlation.budget), ": ",
+                   FixedText(correlation.rank.rho, 2), " (95 % ", FixedText(correlation.rank.low, 2), " to ",
+                   FixedText(correlation.rank.high, 2), ", n = ", correlation.rank.n, ")\n");
   }
   return text;
 }

@@ -34,7 +34,7 @@ TEST(Ticks, AreWrittenAlikeAndExactly) {
   EXPECT_THAT(TickTexts({0, 0.5, 1}, Unit::kPlain), ElementsAre("0.0", "0.5", "1.0"));
   EXPECT_THAT(TickTexts({0, 3.5, 7}, Unit::kPlain), ElementsAre("0.0", "3.5", "7.0"));
   EXPECT_THAT(TickTexts({0, 1000, 2000}, Unit::kPlain), ElementsAre("0", "1,000", "2,000"));
-  EXPECT_THAT(TickTexts({0.001, 0.01, 0.1, 1}, Unit::kPlain), ElementsAre("0.001", "0.01", "0.1", "1"));
+  EXPECT_THAT(TickTexts({0.001, 0.01, 0.1, 1}, Unit::kPlain, true), ElementsAre("0.001", "0.01", "0.1", "1"));
   EXPECT_THAT(TickTexts({0, 0.25, 0.5}, Unit::kPercent), ElementsAre("0\u00a0%", "25\u00a0%", "50\u00a0%"));
   EXPECT_THAT(TickTexts({1e7, 2e7}, Unit::kBytes), ElementsAre("10 MB", "20 MB"));
 }

@@ -123,6 +123,7 @@ TEST(Fidelity, CorrelatesOverPoliciesWithoutTheFullCache) {
   }
   const Fidelity fidelity = CompareFidelity(replay, live);
   ASSERT_EQ(fidelity.correlations.size(), 1u);
+  EXPECT_EQ(fidelity.correlations[0].replay_figure, "attention_loss");
   EXPECT_EQ(fidelity.correlations[0].live_figure, "kl");
   EXPECT_EQ(fidelity.correlations[0].rank.n, 3);
   EXPECT_NEAR(fidelity.correlations[0].rank.rho, 0.5, 1e-12);
