@@ -111,7 +111,7 @@ double HorizontalEnd(const ChartSeries& series, const Frame& frame) {
   return frame.x.Pixel(series.points.back().x);
 }
 
-// Labels in a column at the right for lines that end near it, beside their point for the others.
+// Labels in a column at the right for lines and for points near it, beside their point for the others.
 void DrawEndLabels(Svg& svg, const Frame& frame, const std::vector<const ChartSeries*>& series,
                    const std::vector<double>& shifts, double label_left, std::vector<Box> lines) {
   std::vector<double> wanted;
@@ -126,7 +126,8 @@ void DrawEndLabels(Svg& svg, const Frame& frame, const std::vector<const ChartSe
       const double x = frame.x.Pixel(point.x) + shifts[i], y = frame.y.Pixel(point.y);
       obstacles.push_back({x - 5, y - 5, x + 5, y + 5});
     }
-    if (end > frame.box.right - 0.16 * (frame.box.right - frame.box.left)) {
+    const bool ends_late = end > frame.box.right - 0.16 * (frame.box.right - frame.box.left);
+    if (ends_late || series[i]->points.size() > 1) {
       in_column.push_back(i);
       wanted.push_back(frame.y.Pixel(series[i]->points.back().y));
     } else {
