@@ -150,23 +150,37 @@ void DrawEndLabels(Svg& svg, const Frame& frame, const std::vector<const ChartSe
 
 }  // namespace
 
-Svg LineChart(const LineChartSpec& spec) {
-  KVSCOPE_CHECK(!spec.series.empty());
-  Range x_range, y_range;
-  double label_width = 0;
+namespace {
+
+struct Ranges {
+  Range x, y;
+};
+
+// What the axes must hold: points, error bars, the reference and the ends asked for.
+Ranges RangesOf(const LineChartSpec& spec) {
+  Ranges ranges;
   for (const ChartSeries& series : spec.series) {
     KVSCOPE_CHECK(!series.points.empty());
-    label_width = std::max(label_width, TextWidth(series.name, kLabelSize));
     for (const ChartPoint& point : series.points) {
-      x_range.Add(point.x);
-      y_range.Add(point.y);
-      if (point.low && (!spec.y_log || *point.low > 0)) y_range.Add(*point.low);
-      if (point.high) y_range.Add(*point.high);
+      ranges.x.Add(point.x);
+      ranges.y.Add(point.y);
+      if (point.low && (!spec.y_log || *point.low > 0)) ranges.y.Add(*point.low);
+      if (point.high) ranges.y.Add(*point.high);
     }
   }
-  if (spec.reference) y_range.Add(spec.reference->y);
-  if (spec.y_low) y_range.Add(*spec.y_low);
-  if (spec.y_high) y_range.Add(*spec.y_high);
+  if (spec.reference) ranges.y.Add(spec.reference->y);
+  if (spec.y_low) ranges.y.Add(*spec.y_low);
+  if (spec.y_high) ranges.y.Add(*spec.y_high);
+  return ranges;
+}
+
+}  // namespace
+
+Svg LineChart(const LineChartSpec& spec) {
+  KVSCOPE_CHECK(!spec.series.empty());
+  const auto [x_range, y_range] = RangesOf(spec);
+  double label_width = 0;
+  for (const ChartSeries& series : spec.series) label_width = std::max(label_width, TextWidth(series.name, kLabelSize));
   const bool log_x = x_range.low > 0 && x_range.high / x_range.low > 8;
   const double label_rows = static_cast<double>(spec.series.size());
   const double plot_height = std::max(230.0, kLabelGap * label_rows);

@@ -55,6 +55,37 @@ Svg IntervalChart(const IntervalChartSpec& spec) {
   return svg;
 }
 
+namespace {
+
+// Each name stands where its own curve rises most above the other; where they would meet, each moves to its side.
+void NameCurves(Svg& svg, const HistogramPairSpec& spec, const Scale& x, const Scale& y,
+                const std::vector<double>& front, const std::vector<double>& back) {
+  const auto summit = [&](const std::vector<double>& own, const std::vector<double>& other) {
+    size_t best = 0;
+    for (size_t bin = 0; bin < own.size(); ++bin) {
+      if (own[bin] - other[bin] > own[best] - other[best]) best = bin;
+    }
+    return Point{x.Pixel(spec.low + spec.bin_width * (static_cast<double>(best) + 0.5)), y.Pixel(own[best])};
+  };
+  const Point at_front = summit(front, back), at_back = summit(back, front);
+  const double need = (TextWidth(spec.front_name, 11.5) + TextWidth(spec.back_name, 11.5)) / 2 + 8;
+  const bool apart = std::fabs(at_front.x - at_back.x) > need || std::fabs(at_front.y - at_back.y) > 18;
+  const bool front_right = at_front.x >= at_back.x;
+  const Anchor front_anchor = apart ? Anchor::kMiddle : front_right ? Anchor::kStart : Anchor::kEnd;
+  const Anchor back_anchor = apart ? Anchor::kMiddle : front_right ? Anchor::kEnd : Anchor::kStart;
+  svg.Text(at_front.x + (apart         ? 0
+                         : front_right ? 6
+                                       : -6),
+           at_front.y - 6, spec.front_name, {.size = 11.5, .anchor = front_anchor, .color = "#b34700", .halo = true});
+  svg.Text(at_back.x + (apart         ? 0
+                        : front_right ? -6
+                                      : 6),
+           at_back.y - 6, spec.back_name,
+           {.size = 11.5, .anchor = back_anchor, .color = std::string(kSoftInk), .halo = true});
+}
+
+}  // namespace
+
 Svg HistogramPair(const HistogramPairSpec& spec) {
   KVSCOPE_CHECK_EQ(spec.front.size(), spec.back.size());
   constexpr double kWidth = 640, kTop = 40, kPlot = 190, kLeft = 44;
@@ -108,26 +139,7 @@ Svg HistogramPair(const HistogramPairSpec& spec) {
     svg.Text(x.Pixel(x_ticks[i]), y.first + 16, x_texts[i], With(kSoft, anchor));
   }
   svg.Text(kWidth / 2, y.first + 34, spec.x_label, {.size = 11, .anchor = Anchor::kMiddle});
-  // Each name stands over the peak of its own curve; where they would meet, each moves to its own side.
-  const auto peak = [&](const std::vector<double>& share) {
-    const size_t bin = static_cast<size_t>(std::max_element(share.begin(), share.end()) - share.begin());
-    return Point{x.Pixel(spec.low + spec.bin_width * (static_cast<double>(bin) + 0.5)), y.Pixel(share[bin])};
-  };
-  const Point at_front = peak(front), at_back = peak(back);
-  const double need = (TextWidth(spec.front_name, 11.5) + TextWidth(spec.back_name, 11.5)) / 2 + 8;
-  const bool apart = std::fabs(at_front.x - at_back.x) > need || std::fabs(at_front.y - at_back.y) > 18;
-  const bool front_right = at_front.x >= at_back.x;
-  const Anchor front_anchor = apart ? Anchor::kMiddle : front_right ? Anchor::kStart : Anchor::kEnd;
-  const Anchor back_anchor = apart ? Anchor::kMiddle : front_right ? Anchor::kEnd : Anchor::kStart;
-  svg.Text(at_front.x + (apart         ? 0
-                         : front_right ? 6
-                                       : -6),
-           at_front.y - 6, spec.front_name, {.size = 11.5, .anchor = front_anchor, .color = "#b34700", .halo = true});
-  svg.Text(at_back.x + (apart         ? 0
-                        : front_right ? -6
-                                      : 6),
-           at_back.y - 6, spec.back_name,
-           {.size = 11.5, .anchor = back_anchor, .color = std::string(kSoftInk), .halo = true});
+  NameCurves(svg, spec, x, y, front, back);
   return svg;
 }
 

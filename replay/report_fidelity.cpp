@@ -191,7 +191,7 @@ void WriteFidelity(ReportPage& page, const SectionContext& context, const Fideli
     page.Figure(context.slug_prefix + "fidelity_kl",
                 FidelityScatter(context.data, fidelity, &FidelityPair::kl, "live KL, nats per token"),
                 "Each mark is a policy at a budget, marks of one policy are joined. A rising cloud means replay "
-                "predicts live.");
+                "predicts live. (0) beside a name: a figure of 0, drawn at the edge.");
   }
   if (Any(fidelity, &FidelityPair::answer_nll)) {
     page.Figure(context.slug_prefix + "fidelity_answer_nll",

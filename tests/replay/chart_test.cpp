@@ -20,7 +20,9 @@ using ::testing::DoubleNear;
 using ::testing::ElementsAre;
 using ::testing::Pointwise;
 
-auto Near(double tolerance, const std::vector<double>& expected) { return Pointwise(DoubleNear(tolerance), expected); }
+auto Near(double tolerance, const std::vector<double>& expected) {
+  return Pointwise(DoubleNear(tolerance), expected);
+}
 
 TEST(Ticks, AreRoundAndInside) {
   EXPECT_THAT(RoundTicks(0, 1, 5), Near(1e-12, {0, 0.2, 0.4, 0.6, 0.8, 1.0}));
