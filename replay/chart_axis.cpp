@@ -70,6 +70,7 @@ std::vector<double> LogTicks(double low, double high) {
 }
 
 std::string NumberText(double value, int digits) {
+  if (!std::isfinite(value)) return "–";
   if (value == 0) return "0";
   if (value == std::round(value) && std::fabs(value) < 1e9 && std::fabs(value) >= std::pow(10, digits - 1))
     return FixedText(value, 0);

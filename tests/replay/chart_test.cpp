@@ -48,6 +48,8 @@ TEST(Numbers, KeepTheirSignificantDigits) {
   EXPECT_EQ(NumberText(-0.5, 1), "\u22120.5");
   EXPECT_EQ(NumberText(0), "0");
   EXPECT_EQ(NumberText(0.0000123), "1.2e-5");
+  EXPECT_EQ(NumberText(INFINITY), "–");
+  EXPECT_EQ(NumberText(NAN), "–");
   EXPECT_EQ(BytesText(47185920), "47.2 MB");
   EXPECT_EQ(BytesText(999), "999 B");
   EXPECT_EQ(CountText(57.6), "57.6");
