@@ -24,6 +24,9 @@ class FullCache final : public KvCache {
   // records. q [heads, head_dim]; lse [heads]; weights [heads, num_tokens].
   void WeightRows(int layer, const float* q, const float* lse, std::span<Half> weights) const;
 
+  // [layer's tokens, head_dim]; until the next Append.
+  const void* Keys(int layer, int kv_head) const { return layers_[layer].k[kv_head].data(); }
+
  private:
   struct Layer {
     int num_tokens = 0;

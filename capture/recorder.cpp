@@ -9,6 +9,7 @@ namespace kvscope {
 
 Recorder::Recorder(const std::string& path, const TraceInfo& info, const Options& options)
     : options_(options),
+      wants_vectors_(info.level == TraceLevel::kQkvRows || info.level == TraceLevel::kQkv),
       wants_rows_(info.level == TraceLevel::kQkvRows || info.level == TraceLevel::kRows),
       writer_(std::make_unique<TraceWriter>(path, info, options.writer)) {
   thread_ = std::thread([this] { WriteLoop(); });
@@ -96,6 +97,13 @@ void Recorder::AppendRows(int layer_index, int query_token, std::vector<Half> we
   const auto bytes = static_cast<int64_t>(weights.size() * sizeof(Half));
   Push(bytes, [layer_index, query_token, weights = std::move(weights)](TraceWriter& writer) {
     writer.AppendRows(layer_index, query_token, weights);
+  });
+}
+
+void Recorder::SetColumnStatistics(int layer_index, ColumnStatistics statistics) {
+  const auto bytes = static_cast<int64_t>((statistics.sum.size() + statistics.max.size()) * sizeof(float));
+  Push(bytes, [layer_index, statistics = std::move(statistics)](TraceWriter& writer) {
+    writer.SetColumnStatistics(layer_index, statistics.num_rows, statistics.sum, statistics.max);
   });
 }
 

@@ -27,9 +27,11 @@ class Recorder final : public RunSink {
   ~Recorder() override;  // without Finish(): what was queued is written, the file stays as `recording`
 
   void AppendTokens(TraceTokens tokens) override;
+  bool wants_vectors() const override { return wants_vectors_; }
   void AppendChunk(int layer_index, int first_token, LayerChunk chunk) override;
   bool wants_rows() const override { return wants_rows_; }
   void AppendRows(int layer_index, int query_token, std::vector<Half> weights) override;
+  void SetColumnStatistics(int layer_index, ColumnStatistics statistics) override;
   void AppendStep(StepInfo step) override;
   void SetLogprobs(int first_token, std::vector<float> logprobs) override;
   void SetSegments(std::vector<Segment> segments, std::vector<Span> spans) override;
@@ -49,7 +51,7 @@ class Recorder final : public RunSink {
   void Stop();
 
   const Options options_;
-  const bool wants_rows_;
+  const bool wants_vectors_, wants_rows_;
   std::unique_ptr<TraceWriter> writer_;
   int64_t total_stall_ns_ = 0, step_stall_ns_ = 0, bytes_written_ = 0;
 

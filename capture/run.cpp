@@ -11,13 +11,15 @@
 #include <numeric>
 #include <random>
 
+#include "capture/column_accumulator.h"
 #include "core/error.h"
 
 namespace kvscope {
 namespace {
 
 constexpr int kTopAlternatives = 8;
-constexpr int kLogitRows = 64;  // rows of logits held at once
+constexpr int kLogitRows = 64;    // rows of logits held at once
+constexpr int kColumnSteps = 64;  // between two times that the column statistics go to the sink
 
 double SecondsSince(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -69,11 +71,19 @@ class ChunkRecorder {
   ChunkRecorder(const TraceInfo& info, const FullCache& cache, RunSink* sink)
       : info_(info), cache_(cache), sink_(sink), layer_index_(info.model.num_layers, -1) {
     for (size_t i = 0; i < info.layers.size(); ++i) layer_index_[info.layers[i].layer] = static_cast<int>(i);
+    if (!sink || info.level != TraceLevel::kRelevance) return;
+    for (const LayerInfo& layer : info.layers) columns_.emplace_back(layer);
   }
 
   LayerObserver Observer(bool is_step) {
     if (!sink_) return {};
     return [this, is_step](int layer, LayerChunk& chunk, const float* q) { Record(layer, chunk, q, is_step); };
+  }
+
+  // Level relevance: the statistics of all rows so far.
+  void SendColumns() {
+    for (size_t i = 0; i < columns_.size(); ++i)
+      sink_->SetColumnStatistics(static_cast<int>(i), columns_[i].statistics());
   }
 
  private:
@@ -96,6 +106,8 @@ class ChunkRecorder {
       }
       sink_->AppendRows(index, first_token, std::move(weights));
     }
+    if (!columns_.empty()) columns_[index].Add(chunk, first_token, cache_);
+    if (!sink_->wants_vectors()) return;
     if (!is_whole) {
       LayerChunk some;
       some.num_tokens = chunk.num_tokens;
@@ -118,6 +130,7 @@ class ChunkRecorder {
   const FullCache& cache_;
   RunSink* sink_;
   std::vector<int> layer_index_;
+  std::vector<ColumnAccumulator> columns_;  // [recorded layer] at level relevance
 };
 
 StepInfo MakeStep(std::span<const float> logits, int64_t time_ns) {
@@ -150,6 +163,9 @@ TraceInfo MakeTraceInfo(const Model& model, const std::string& model_sha256, con
   info.created_utc = UtcNow();
   info.generator = "kvscope-capture " KVSCOPE_VERSION;
   info.level = options.level;
+  if (options.level == TraceLevel::kRelevance && options.query_rows != "all") {
+    throw Error(StrCat("--query-rows ", options.query_rows, ": level relevance counts all rows; leave the option out"));
+  }
   info.model.name = c.name;
   info.model.architecture = c.architecture.name;
   info.model.num_layers = c.num_layers;
@@ -263,6 +279,7 @@ RunOutcome RunPrompt(Decoder& decoder, const Tokenizer& tokenizer, const Prompt&
   decoder.Logits(Prefill(decoder, cache, prompt.ids, prompt_tokens, options.prefill_chunk, info.segments,
                          recorder.Observer(/*is_step=*/false), observe_hidden),
                  1, logits);
+  recorder.SendColumns();
   outcome.prefill_secs = SecondsSince(begin);
 
   const auto decode_begin = std::chrono::steady_clock::now();
@@ -285,8 +302,10 @@ RunOutcome RunPrompt(Decoder& decoder, const Tokenizer& tokenizer, const Prompt&
     decoder.Logits(hidden, 1, logits);
     if (sink) sink->AppendStep(std::move(info_of_step));
     outcome.answer_ids.push_back(id);
+    if ((step + 1) % kColumnSteps == 0) recorder.SendColumns();
     if (options.progress) options.progress(prompt_tokens + step + 1, prompt_tokens + max_steps);
   }
+  if (outcome.answer_ids.size() % kColumnSteps != 0) recorder.SendColumns();
   outcome.decode_secs = SecondsSince(decode_begin);
   outcome.steps = static_cast<int>(outcome.answer_ids.size());
   outcome.mean_nll = is_forced ? nll / outcome.steps : std::nan("");

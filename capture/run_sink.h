@@ -15,9 +15,11 @@ class RunSink {
   virtual ~RunSink() = default;
   // As TraceWriter's; layer_index counts the recorded layers.
   virtual void AppendTokens(TraceTokens tokens) = 0;
+  virtual bool wants_vectors() const { return true; }
   virtual void AppendChunk(int layer_index, int first_token, LayerChunk chunk) = 0;
   virtual bool wants_rows() const = 0;
   virtual void AppendRows(int layer_index, int query_token, std::vector<Half> weights) = 0;
+  virtual void SetColumnStatistics(int /*layer_index*/, ColumnStatistics /*statistics*/) {}  // level relevance
   virtual void AppendStep(StepInfo step) = 0;  // queue depth and stall are filled in by the sink
   virtual void SetLogprobs(int first_token, std::vector<float> logprobs) = 0;
   virtual void SetSegments(std::vector<Segment> segments, std::vector<Span> spans) = 0;

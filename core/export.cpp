@@ -114,12 +114,73 @@ std::string Zip(const std::vector<std::pair<std::string, std::string>>& files) {
   return out;
 }
 
+struct HeadColumns {
+  int num_rows = 0;
+  std::vector<float> sum, max;
+};
+
+std::string Csv(const HeadColumns& columns) {
+  std::string out = "token,sum,max\n";
+  char line[80];
+  for (size_t token = 0; token < columns.sum.size(); ++token) {
+    std::snprintf(line, sizeof line, "%zu,%.9g,%.9g\n", token, columns.sum[token], columns.max[token]);
+    out += line;
+  }
+  return out;
+}
+
+std::string Json(const TraceReader& trace, const HeadColumns& columns, int layer, int head) {
+  nlohmann::ordered_json out;
+  out["layer"] = layer;
+  out["head"] = head;
+  out["prompt_tokens"] = trace.info().prompt_tokens;
+  out["rows"] = columns.num_rows;
+  out["tokens"] = trace.tokens().ids;
+  out["sum"] = columns.sum;
+  out["max"] = columns.max;
+  return out.dump() + "\n";
+}
+
+std::string Npz(const TraceReader& trace, const HeadColumns& columns) {
+  const std::vector<int>& ids = trace.tokens().ids;
+  const auto floats = [](const std::vector<float>& values) {
+    return Npy("<f4", StrCat(values.size(), ","), values.data(), values.size() * sizeof(float));
+  };
+  return Zip({{"sum.npy", floats(columns.sum)},
+              {"max.npy", floats(columns.max)},
+              {"rows.npy", Npy("<i4", "1,", &columns.num_rows, sizeof(int))},
+              {"token_id.npy", Npy("<i4", StrCat(ids.size(), ","), ids.data(), ids.size() * 4)}});
+}
+
 std::string Npz(const TraceReader& trace, const RecordedRows& rows) {
   const std::vector<int>& ids = trace.tokens().ids;
   return Zip({{"weights.npy", Npy("<f2", StrCat(rows.num_steps, ", ", rows.num_tokens), rows.weights.data(),
                                   rows.weights.size() * sizeof(Half))},
               {"query_token.npy", Npy("<i4", StrCat(rows.num_steps, ","), rows.row_token.data(), rows.num_steps * 4)},
               {"token_id.npy", Npy("<i4", StrCat(ids.size(), ","), ids.data(), ids.size() * 4)}});
+}
+
+// Absolute numbers of a layer and a query head to their place in the trace.
+std::pair<int, int> Locate(const TraceReader& trace, int layer, int head) {
+  std::vector<int> layers;
+  for (const LayerInfo& info : trace.info().layers) layers.push_back(info.layer);
+  const int layer_index = IndexOf(layers, layer, "layer");
+  return {layer_index, IndexOf(trace.info().layers[layer_index].heads, head, "head")};
+}
+
+// One of the texts that a format asks for.
+template <typename Part>
+std::string Format(const TraceReader& trace, const Part& part, int layer, int head, ExportFormat format) {
+  switch (format) {
+    case ExportFormat::kCsv:
+      return Csv(part);
+    case ExportFormat::kJson:
+      return Json(trace, part, layer, head);
+    case ExportFormat::kNpz:
+      return Npz(trace, part);
+  }
+  KVSCOPE_CHECK(false);
+  return "";
 }
 
 }  // namespace
@@ -132,21 +193,17 @@ ExportFormat ExportFormatFromName(const std::string& name) {
 }
 
 std::string ExportRows(const TraceReader& trace, int layer, int head, ExportFormat format) {
-  std::vector<int> layers;
-  for (const LayerInfo& info : trace.info().layers) layers.push_back(info.layer);
-  const int layer_index = IndexOf(layers, layer, "layer");
-  const int head_index = IndexOf(trace.info().layers[layer_index].heads, head, "head");
-  const RecordedRows rows = trace.ReadRows(layer_index, head_index);
-  switch (format) {
-    case ExportFormat::kCsv:
-      return Csv(rows);
-    case ExportFormat::kJson:
-      return Json(trace, rows, layer, head);
-    case ExportFormat::kNpz:
-      return Npz(trace, rows);
-  }
-  KVSCOPE_CHECK(false);
-  return "";
+  const auto [layer_index, head_index] = Locate(trace, layer, head);
+  return Format(trace, trace.ReadRows(layer_index, head_index), layer, head, format);
+}
+
+std::string ExportColumns(const TraceReader& trace, int layer, int head, ExportFormat format) {
+  const auto [layer_index, head_index] = Locate(trace, layer, head);
+  const ColumnStatistics all = trace.ReadColumnStatistics(layer_index);
+  const auto of_head = [&, index = int64_t{head_index}](const std::vector<float>& values) {
+    return std::vector<float>(values.begin() + index * all.num_tokens, values.begin() + (index + 1) * all.num_tokens);
+  };
+  return Format(trace, HeadColumns{all.num_rows, of_head(all.sum), of_head(all.max)}, layer, head, format);
 }
 
 }  // namespace kvscope

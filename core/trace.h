@@ -140,6 +140,13 @@ struct RecordedRows {
   std::vector<Half> weights;    // [num_steps, num_tokens]
 };
 
+// Level relevance: what every token received, per stored query head, from the first num_rows query rows.
+struct ColumnStatistics {
+  int num_rows = 0, num_tokens = 0;
+  std::vector<float> sum;  // [heads, num_tokens] of weight(t, token) over the rows t >= token
+  std::vector<float> max;  // [heads, num_tokens]
+};
+
 // Where replay reads from: a file (TraceReader) or a run still in memory (live). Thread-safe for concurrent reads.
 class TraceSource {
  public:

@@ -179,6 +179,9 @@ bool HoldsVectors(TraceLevel level) {
 bool HoldsRows(TraceLevel level) {
   return level == TraceLevel::kQkvRows || level == TraceLevel::kRows;
 }
+bool HoldsColumns(TraceLevel level) {
+  return level == TraceLevel::kRelevance;
+}
 
 void WriteMetadata(h5::File& file, const TraceInfo& info, double flush_interval_secs) {
   file.WriteText("/", "format", schema::kFormat);

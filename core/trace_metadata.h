@@ -44,5 +44,6 @@ std::vector<StepInfo> ReadSteps(const h5::File& file, Trust trust);
 
 bool HoldsVectors(TraceLevel level);  // q, k, v, lse
 bool HoldsRows(TraceLevel level);
+bool HoldsColumns(TraceLevel level);  // column statistics
 
 }  // namespace kvscope

@@ -21,8 +21,9 @@ namespace {
 constexpr uint64_t kMostTokens = INT_MAX / 2;
 
 struct LayerData {
-  h5::Dataset q, k, v, lse, rows;
+  h5::Dataset q, k, v, lse, rows, column_sum, column_max;
   std::vector<int> q_token, rows_token;
+  int column_tokens = 0, column_rows = 0;
 };
 
 // Extents [outer, grows, dim]; returns the extent that grows.
@@ -66,6 +67,7 @@ struct TraceReader::State {
   void ReadTokens();
   void ReadAnswer();
   uint64_t OpenLayer(const LayerInfo& layer);
+  void OpenColumns(const LayerInfo& layer, LayerData& data);
   void OpenLayers();
 };
 
@@ -156,8 +158,30 @@ uint64_t TraceReader::State::OpenLayer(const LayerInfo& layer) {
     data.rows_token.resize(CommonLength(StrCat(path, ":", place), {extents[1], data.rows_token.size()}, trust));
     CheckAscending(StrCat(path, ":", place, "/rows_token"), data.rows_token);
   }
+  if (HoldsColumns(info.level)) OpenColumns(layer, data);
   layers.push_back(std::move(data));
   return length;
+}
+
+void TraceReader::State::OpenColumns(const LayerInfo& layer, LayerData& data) {
+  const std::string layer_path = schema::LayerPath(layer.layer), place = StrCat(path, ":", layer_path);
+  const uint64_t heads = layer.heads.size();
+  data.column_sum = OpenChecked(file, layer_path + schema::kColumnSum, h5::Type::kF32, 2);
+  data.column_max = OpenChecked(file, layer_path + schema::kColumnMax, h5::Type::kF32, 2);
+  const auto rows = ReadColumn<int>(file, layer_path + schema::kColumnRows);
+  const uint64_t length =
+      CommonLength(place, {CheckShape(data.column_sum, heads, 0), CheckShape(data.column_max, heads, 0)}, trust);
+  const bool is_whole = trust == Trust::kWhole;
+  if (is_whole && length > static_cast<uint64_t>(num_tokens)) {
+    throw Error(
+        StrCat(place, schema::kColumnSum, ": ", length, " columns for ", num_tokens, " tokens; the file is damaged"));
+  }
+  data.column_tokens = static_cast<int>(std::min<uint64_t>(length, num_tokens));
+  if (rows.size() != 1 || rows[0] < 0 || (is_whole && rows[0] > data.column_tokens)) {
+    throw Error(StrCat(place, schema::kColumnRows, ": expected one number from 0 to ", data.column_tokens,
+                       "; the file is damaged"));
+  }
+  data.column_rows = std::min(rows[0], data.column_tokens);
 }
 
 void TraceReader::State::OpenLayers() {
@@ -279,6 +303,43 @@ RecordedRows TraceReader::ReadRows(int layer_index, int head_index) const {
   return rows;
 }
 
+bool TraceReader::HasColumns() const {
+  return HoldsColumns(state_->info.level);
+}
+
+int TraceReader::num_column_tokens(int layer_index) const {
+  return state_->layers.at(layer_index).column_tokens;
+}
+int TraceReader::num_column_rows(int layer_index) const {
+  return state_->layers.at(layer_index).column_rows;
+}
+
+ColumnStatistics TraceReader::ReadColumnStatistics(int layer_index) const {
+  const LayerInfo& layer = state_->info.layers.at(layer_index);
+  const LayerData& from = state_->layers[layer_index];
+  if (!HasColumns()) {
+    throw Error(StrCat(state_->path, ": level ", Name(state_->info.level),
+                       " holds no column statistics; record with level relevance"));
+  }
+  ColumnStatistics statistics;
+  statistics.num_rows = from.column_rows;
+  statistics.num_tokens = from.column_tokens;
+  const uint64_t heads = layer.heads.size(), tokens = from.column_tokens;
+  if (tokens == 0) return statistics;
+  const auto read = [&](const h5::Dataset& dataset, std::vector<float>& values) {
+    values.resize(heads * tokens);
+    dataset.Read({0, 0}, {heads, tokens}, values.data());
+    const auto bad =
+        std::find_if(values.begin(), values.end(), [](float value) { return !(value >= 0) || !std::isfinite(value); });
+    if (bad == values.end()) return;
+    throw Error(StrCat(dataset.place(), ": expected finite numbers from 0, found ", *bad, " at token ",
+                       (bad - values.begin()) % tokens, "; the file is damaged"));
+  };
+  read(from.column_sum, statistics.sum);
+  read(from.column_max, statistics.max);
+  return statistics;
+}
+
 bool TraceReader::Refresh() {
   if (state_->status != TraceStatus::kRecording) return false;
   struct stat now = {};
@@ -288,14 +349,19 @@ bool TraceReader::Refresh() {
            a.st_mtim.tv_nsec == b.st_mtim.tv_nsec;
   };
   if (same(now, state_->seen)) return false;
-  const auto before = std::make_tuple(state_->num_tokens, state_->steps.size(), state_->status, state_->answer.text);
+  const auto figures = [](const State& state) {
+    int64_t column_rows = 0;
+    for (const LayerData& layer : state.layers) column_rows += layer.column_rows;
+    return std::make_tuple(state.num_tokens, state.steps.size(), state.status, state.answer.text, column_rows);
+  };
+  const auto before = figures(*state_);
   // HDF5 keeps what it read of an open file; a file that is closed first is read afresh, whatever the writer did.
   const std::string path = state_->path;
   auto old = std::move(state_);
   old->layers.clear();
   old->file.Close();
   state_ = std::make_unique<State>(path);
-  return before != std::make_tuple(state_->num_tokens, state_->steps.size(), state_->status, state_->answer.text);
+  return before != figures(*state_);
 }
 
 }  // namespace kvscope

@@ -29,6 +29,11 @@ class TraceReader final : public TraceSource {
   int num_rows() const;  // recorded decode rows of every head
   // head_index counts info().layers[layer_index].heads.
   RecordedRows ReadRows(int layer_index, int head_index) const;
+  bool HasColumns() const;
+  int num_column_tokens(int layer_index) const;  // 0 at other levels
+  int num_column_rows(int layer_index) const;    // query rows in the statistics
+  // Throws Error at any level but relevance.
+  ColumnStatistics ReadColumnStatistics(int layer_index) const;
   int64_t file_bytes() const;
   // Whether another process may still be writing: reloads extents and returns true when anything grew.
   bool Refresh();

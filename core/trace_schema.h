@@ -23,6 +23,9 @@ inline constexpr char kLayers[] = "/layer";
 // Texts are two data sets: the bytes of all of them, and where each begins; one offset more than there are texts.
 inline constexpr char kBytes[] = "_bytes", kOffsets[] = "_offsets";
 
+// In a layer, at level relevance.
+inline constexpr char kColumnSum[] = "/column_sum", kColumnMax[] = "/column_max", kColumnRows[] = "/column_rows";
+
 inline std::string RopePath(const std::string& set) {
   return std::string(kRope) + "/" + set;
 }

@@ -59,7 +59,7 @@ std::string StateOf(const std::string& path, const TraceReader& trace) {
 }
 
 struct ArrayBytes {
-  int64_t q = 0, k = 0, v = 0, lse = 0, rows = 0;
+  int64_t q = 0, k = 0, v = 0, lse = 0, rows = 0, columns = 0;
 };
 
 ArrayBytes BytesOf(const TraceReader& trace) {
@@ -78,6 +78,7 @@ ArrayBytes BytesOf(const TraceReader& trace) {
       bytes.lse += heads * rows * 4;
     }
     if (trace.HasRows()) bytes.rows += heads * trace.num_rows() * tokens * 2;
+    if (trace.HasColumns()) bytes.columns += 2 * heads * trace.num_column_tokens(static_cast<int>(i)) * 4;
   }
   return bytes;
 }
@@ -142,6 +143,10 @@ void AddCosts(Page& page, const TraceReader& trace) {
   const ArrayBytes bytes = BytesOf(trace);
   page.Add("arrays", StrCat("q ", FormatBytes(bytes.q), "   k ", FormatBytes(bytes.k), "   v ", FormatBytes(bytes.v),
                             "   lse ", FormatBytes(bytes.lse), "   rows ", FormatBytes(bytes.rows)));
+  if (trace.HasColumns() && !trace.info().layers.empty()) {
+    page.Add("arrays", StrCat("column_sum and column_max ", FormatBytes(bytes.columns), ", from ",
+                              FormatCount(trace.num_column_rows(0)), " query rows"));
+  }
   if (trace.steps().empty()) return;
   const StepInfo& last = trace.steps().back();
   int64_t stall_ns = 0;
@@ -249,9 +254,13 @@ std::string VerifyText(const std::string& path, const TraceReader& trace, const 
   line("recorded", "largest |sum - 1| of a row", result.largest_recorded_sum_error, recorded_limit);
   line("rebuilt", "largest |sum - 1| of a row", result.largest_rebuilt_sum_error, 1e-4);
   page.Add("worst", result.worst_place.empty() ? "nothing to compare" : result.worst_place);
-  page.Add("result", result.ok
-                         ? "the recorded rows follow from q, k and lse"
-                         : "DIFFERS: the file was changed or the recorder is wrong; do not trust results from it");
+  const TraceLevel level = trace.info().level;
+  page.Add("result",
+           result.ok
+               ? (level == TraceLevel::kRelevance ? "the columns add up to one per query row; no rows to compare"
+                  : level == TraceLevel::kRows    ? "every recorded row adds up to one; no q, k and lse to compare with"
+                                                  : "the recorded rows follow from q, k and lse")
+               : "DIFFERS: the file was changed or the recorder is wrong; do not trust results from it");
   return page.text();
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compares the recorded decode rows with rows rebuilt from q, k and lse, in plain double arithmetic that shares no code
-// with the decoder. What a row sees: all tokens up to its own, or the last `window` of them.
+// with the decoder. What a row sees: all tokens up to its own, or the last `window` of them. Column statistics can only
+// be checked against themselves: each of their rows added one in all.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -100,6 +101,7 @@ class HeadVerifier {
       if (data_) CheckSums(i);
       if (trace_.HasRows()) CheckRows(i);
     }
+    if (trace_.HasColumns()) CheckColumns();
     return finding_;
   }
 
@@ -110,6 +112,23 @@ class HeadVerifier {
     for (int i = 0; i < count; ++i) {
       const int row = count == 1 ? num_rows - 1 : static_cast<int>(int64_t(i) * (num_rows - 1) / (count - 1));
       NoteSum(Rebuild(layer_, *data_, q_, k_, head_in_group, row, q_token[row]), head_in_group, q_token[row]);
+    }
+  }
+
+  void CheckColumns() {
+    const ColumnStatistics columns = trace_.ReadColumnStatistics(layer_index_);
+    for (int i = 0; columns.num_rows && i < layer_.HeadsPerKvHead(); ++i) {
+      const size_t first = size_t(first_head_ + i) * columns.num_tokens;
+      double sum = 0, largest_excess = 0;  // of a column's max above its sum, or above one
+      for (int token = 0; token < columns.num_tokens; ++token) {
+        const double most = columns.max[first + token], total = columns.sum[first + token];
+        sum += total;
+        largest_excess = std::max(largest_excess, most - std::min(total, 1.0));
+      }
+      const double error = std::max(SumError(layer_, sum / columns.num_rows), largest_excess);
+      finding_.Note(error, kMostRebuiltSumError, finding_.result.largest_rebuilt_sum_error, layer_,
+                    layer_.heads[first_head_ + i], columns.num_rows - 1);
+      finding_.result.rows_checked += columns.num_rows;
     }
   }
 

@@ -76,8 +76,8 @@ LayerChunk Concatenate(const std::vector<LayerChunk>& chunks, const LayerInfo& l
 }
 
 struct LayerTables {
-  h5::Dataset q, k, v, lse, rows;
-  Column<int> q_token, rows_token;
+  h5::Dataset q, k, v, lse, rows, column_sum, column_max;
+  Column<int> q_token, rows_token, column_rows;
   int num_tokens = 0;  // appended
   std::vector<LayerChunk> pending;
   std::vector<int> pending_q_token;
@@ -190,6 +190,14 @@ void TraceWriter::State::CreateLayer(const LayerInfo& layer) {
                                                        true});
     tables.rows_token = Column<int>(*file, path + "/rows_token", 64);
   }
+  if (HoldsColumns(info.level)) {
+    const h5::DatasetShape shape{
+        h5::Type::kF32, {heads, 0}, {heads, h5::kUnlimited}, {heads, ChunkExtent(expected, 1024, 16)}, true};
+    tables.column_sum = file->CreateDataset(path + schema::kColumnSum, shape);
+    tables.column_max = file->CreateDataset(path + schema::kColumnMax, shape);
+    tables.column_rows = Column<int>(*file, path + schema::kColumnRows, 1);
+    tables.column_rows.Append(0);
+  }
   layers.push_back(std::move(tables));
 }
 
@@ -299,9 +307,6 @@ void TraceWriter::State::CloseTables() {
 }
 
 TraceWriter::TraceWriter(std::string path, const TraceInfo& info, const Options& options) {
-  if (info.level == TraceLevel::kRelevance) {
-    throw Error(StrCat(path, ": level relevance cannot be recorded yet; choose qkv+rows, qkv or rows"));
-  }
   CheckTarget(path, options.overwrite);
   const std::string temporary = StrCat(path, ".new-", getpid());
   unlink(temporary.c_str());  // of an earlier process that had our number
@@ -377,6 +382,25 @@ void TraceWriter::AppendRows(int layer_index, int query_token, std::span<const H
   ++tables.rows_appended;
   if (tables.pending_rows.size() < tables.rows.chunk()[1]) return;
   state_->Guard([&] { state_->DrainRows(layer_index); });
+}
+
+void TraceWriter::SetColumnStatistics(int layer_index, int num_rows, std::span<const float> sum,
+                                      std::span<const float> max) {
+  LayerTables& tables = state_->layers.at(layer_index);
+  const uint64_t heads = state_->info.layers[layer_index].heads.size(), tokens = sum.size() / heads;
+  KVSCOPE_CHECK(HoldsColumns(state_->info.level));
+  KVSCOPE_CHECK(sum.size() == max.size() && sum.size() == heads * tokens);
+  KVSCOPE_CHECK(tokens >= tables.column_sum.extents()[1] && tokens <= state_->num_tokens);
+  KVSCOPE_CHECK(num_rows >= 0 && uint64_t(num_rows) <= tokens);
+  if (tokens == 0) return;
+  state_->Guard([&] {
+    state_->DrainAll();  // a follower never sees statistics of tokens that are not there
+    tables.column_sum.SetExtents({heads, tokens});
+    tables.column_sum.Write({0, 0}, {heads, tokens}, sum.data());
+    tables.column_max.SetExtents({heads, tokens});
+    tables.column_max.Write({0, 0}, {heads, tokens}, max.data());
+    tables.column_rows.Replace({&num_rows, 1});
+  });
 }
 
 void TraceWriter::AppendStep(const StepInfo& step) {

@@ -38,6 +38,8 @@ class TraceWriter {
   void AppendChunk(int layer_index, int first_token, const LayerChunk& chunk);
   // Decode weights of one step. weights: [heads, query_token + 1].
   void AppendRows(int layer_index, int query_token, std::span<const Half> weights);
+  // Level relevance: replaces what the file holds of this layer. sum, max: [heads, tokens], see ColumnStatistics.
+  void SetColumnStatistics(int layer_index, int num_rows, std::span<const float> sum, std::span<const float> max);
   void AppendStep(const StepInfo& step);
   void SetLogprobs(int first_token, std::span<const float> logprobs);
   void SetAnswer(const TraceAnswer& answer);

@@ -79,12 +79,16 @@ int Recover(const Options& options) {
 
 int Export(const Options& options) {
   const ExportFormat format = ExportFormatFromName(options.format);
-  if (options.what != "rows") throw Error(StrCat("--what '", options.what, "': expected rows"));
+  const bool is_rows = options.what == "rows";
+  if (!is_rows && options.what != "columns") {
+    throw Error(StrCat("--what '", options.what, "': expected rows or columns"));
+  }
   if (format == ExportFormat::kNpz && options.output.empty() && isatty(STDOUT_FILENO)) {
     throw Error("-t npz writes bytes that a terminal cannot show; give a file with -o");
   }
   const auto trace = Open(options.file);
-  const std::string bytes = ExportRows(*trace, options.layer, options.head, format);
+  const std::string bytes = is_rows ? ExportRows(*trace, options.layer, options.head, format)
+                                    : ExportColumns(*trace, options.layer, options.head, format);
   if (options.output.empty()) {
     std::cout << bytes;
   } else {
@@ -112,7 +116,9 @@ int Run(int argc, char** argv) {
   verify->add_flag("--json", options.json, "for programs");
   CLI::App* recover = add("recover", "make a trace of an interrupted capture open in any HDF5 program");
   CLI::App* export_command = add("export", "write a part of a trace as csv, json or npz");
-  export_command->add_option("--what", options.what, "rows: recorded decode rows")->capture_default_str();
+  export_command
+      ->add_option("--what", options.what, "rows: recorded decode rows; columns: statistics of level relevance")
+      ->capture_default_str();
   export_command->add_option("--layer", options.layer, "absolute layer")->required();
   export_command->add_option("--head", options.head, "absolute query head")->required();
   export_command->add_option("-t,--type", options.format, "csv, json or npz")->capture_default_str();

@@ -9,6 +9,7 @@
 #include "capture/recorder.h"
 #include "core/error.h"
 #include "core/trace_reader.h"
+#include "kernels/column_stats.h"
 #include "tests/support/capture_tiny_gguf.h"
 
 namespace kvscope {
@@ -103,6 +104,66 @@ TEST_F(Run, ForcedTokensGetTheirLogprobs) {
   double nll = 0;
   for (int step = 0; step < 3; ++step) nll -= trace->tokens().logprobs[prompt_.ids.size() + step];
   EXPECT_NEAR(outcome.mean_nll, nll / 3, 1e-6);
+}
+
+// What level relevance adds up while the model runs is what the vectors of the same run say afterwards.
+TEST_F(Run, RelevanceEqualsTheStatisticsOfTheVectors) {
+  prompt_.forced_ids.assign(70, 9);  // more than one interval between two times that statistics are written
+  const auto vectors = Record({.level = TraceLevel::kQkv});
+  const StatisticSpec specs[] = {{.kind = StatisticSpec::Kind::kSum}, {.kind = StatisticSpec::Kind::kMax}};
+  const int tokens = static_cast<int>(prompt_.ids.size()) + 70;
+  std::vector<std::vector<std::vector<float>>> expected;  // [layer * KV heads + KV head][spec][head of group, token]
+  for (int layer = 0; layer < 3; ++layer) {
+    for (int kv_head = 0; kv_head < 2; ++kv_head) {
+      const auto data = vectors->ReadKvHead(layer, kv_head);
+      ColumnStatsProblem problem{data->q.data(), data->k.data(), data->q.dtype(), data->lse.data(),
+                                 vectors->q_token(layer)};
+      problem.group = 2;
+      problem.num_rows = problem.num_tokens = problem.row_end = tokens;
+      problem.head_dim = 16;
+      problem.scale = vectors->info().layers[layer].scale;
+      cpu::ColumnStats(problem, specs, expected.emplace_back(2));
+    }
+  }
+  for (const int chunk : {3, 512}) {
+    for (const int part : {0, 1}) {  // all heads, and KV head 1 of layer 2
+      const auto trace = Record({.level = TraceLevel::kRelevance,
+                                 .prefill_chunk = chunk,
+                                 .layers = part ? std::vector<int>{2} : std::vector<int>{},
+                                 .kv_heads = part ? std::vector<int>{1} : std::vector<int>{}});
+      EXPECT_EQ(trace->status(), TraceStatus::kComplete);
+      EXPECT_TRUE(VerifyTrace(*trace).ok);
+      for (size_t i = 0; i < trace->info().layers.size(); ++i) {
+        const LayerInfo& layer = trace->info().layers[i];
+        const ColumnStatistics found = trace->ReadColumnStatistics(static_cast<int>(i));
+        ASSERT_EQ(found.num_rows, tokens);
+        ASSERT_EQ(found.sum.size(), layer.heads.size() * tokens);
+        for (size_t j = 0; j < found.sum.size(); ++j) {
+          const int head = layer.heads[j / tokens];
+          const auto& wanted = expected[layer.layer * 2 + head / 2];
+          const size_t at = size_t(head % 2) * tokens + j % tokens;
+          ASSERT_NEAR(found.sum[j], wanted[0][at], 1e-5 * wanted[0][at]) << chunk << " " << head << " " << j % tokens;
+          ASSERT_NEAR(found.max[j], wanted[1][at], 1e-5 * wanted[1][at]) << chunk << " " << head << " " << j % tokens;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(Run, RelevanceCountsAllRows) {
+  EXPECT_THROW(MakeTraceInfo(*model_, "", prompt_, {.level = TraceLevel::kRelevance, .query_rows = "last:4"}), Error);
+}
+
+TEST_F(Run, RowsWithoutVectorsVerify) {
+  for (const int chunk : {3, 512}) {
+    RunOutcome outcome;
+    const auto trace = Record({.level = TraceLevel::kRows, .prefill_chunk = chunk}, &outcome);
+    EXPECT_EQ(trace->num_rows(), outcome.steps);
+    const VerifyResult verified = VerifyTrace(*trace);
+    EXPECT_TRUE(verified.ok) << verified.worst_place;
+    EXPECT_EQ(verified.rows_checked, outcome.steps * 3 * 4);
+    EXPECT_THROW(trace->ReadKvHead(0, 0), Error);
+  }
 }
 
 TEST_F(Run, AWriterThatFailsStopsTheRunWithItsMessage) {

@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <random>
+#include <span>
 
 #include "core/trace_reader.h"
 #include "core/trace_writer.h"
@@ -25,7 +26,8 @@ const TinyShape kShape{.layers = 2, .heads = 2, .kv_heads = 1, .head_dim = 8, .t
 void ReadEverything(const TraceReader& trace) {
   for (int layer = 0; layer < static_cast<int>(trace.info().layers.size()); ++layer) {
     const LayerInfo& info = trace.info().layers[layer];
-    for (int i = 0; i < static_cast<int>(info.kv_heads.size()); ++i) trace.ReadKvHead(layer, i);
+    for (int i = 0; !trace.HasColumns() && i < static_cast<int>(info.kv_heads.size()); ++i) trace.ReadKvHead(layer, i);
+    if (trace.HasColumns()) trace.ReadColumnStatistics(layer);
     for (int i = 0; trace.HasRows() && i < static_cast<int>(info.heads.size()); ++i) trace.ReadRows(layer, i);
   }
   VerifyTrace(trace);
@@ -74,12 +76,30 @@ TEST(TraceReader, SurvivesChangedBytes) {
   RecordProperty("crashed_in_child", num_crashed);
 }
 
+struct HarmCase {
+  const char* edit;  // f is the open file
+  const char* expected;
+};
+
+void ExpectRefusals(const TinyShape& shape, std::span<const HarmCase> cases) {
+  const std::string whole = TempPath("whole.kvtrace.h5");
+  WriteTinyTrace(whole, shape);
+  // One Python for all cases: starting it costs more than the edits.
+  std::string script = "import sys, shutil, h5py, numpy as np\nwhole = sys.argv[1]\n";
+  int i = 0;
+  for (const HarmCase& test : cases) {
+    script += StrCat("path = whole + '.", i++, "'\nshutil.copy(whole, path)\nwith h5py.File(path, 'r+') as f:\n    ",
+                     test.edit, "\n");
+  }
+  const CommandResult python = RunPython(script, whole);
+  ASSERT_EQ(python.exit_code, 0) << python.output;
+  i = 0;
+  for (const HarmCase& test : cases)
+    EXPECT_THAT(ErrorOf(StrCat(whole, ".", i++)), HasSubstr(test.expected)) << test.edit;
+}
+
 TEST(TraceReader, SaysWhatIsWrongWithAFileMadeToHarm) {
-  struct Case {
-    const char* edit;  // f is the open file
-    const char* expected;
-  };
-  const Case cases[] = {
+  const HarmCase cases[] = {
       {"f.attrs['version'] = np.array([2, 0], 'i4')", "update kvscope"},
       {"f.attrs['format'] = 'something else'", "not a trace"},
       {"del f['tokens/id']", "/tokens/id: missing"},
@@ -114,19 +134,27 @@ TEST(TraceReader, SaysWhatIsWrongWithAFileMadeToHarm) {
       {"f['rope'].attrs['sets'] = '../../x'", "is not a name"},
       {"f['rope'].attrs['sets'] = 'x' * 60", "missing"},
   };
-  const std::string whole = TempPath("whole.kvtrace.h5");
-  WriteTinyTrace(whole, kShape);
-  // One Python for all cases: starting it costs more than the edits.
-  std::string script = "import sys, shutil, h5py, numpy as np\nwhole = sys.argv[1]\n";
-  int i = 0;
-  for (const Case& test : cases) {
-    script += StrCat("path = whole + '.", i++, "'\nshutil.copy(whole, path)\nwith h5py.File(path, 'r+') as f:\n    ",
-                     test.edit, "\n");
-  }
-  const CommandResult python = RunPython(script, whole);
-  ASSERT_EQ(python.exit_code, 0) << python.output;
-  i = 0;
-  for (const Case& test : cases) EXPECT_THAT(ErrorOf(StrCat(whole, ".", i++)), HasSubstr(test.expected)) << test.edit;
+  ExpectRefusals(kShape, cases);
+}
+
+TEST(TraceReader, SaysWhatIsWrongWithColumnStatistics) {
+  const HarmCase cases[] = {
+      {"del f['layer/00/column_sum']", "column_sum: missing"},
+      {"del f['layer/00/column_sum']; f['layer/00/column_sum'] = np.zeros((2, 45), 'f8')", "type f32"},
+      {"del f['layer/00/column_sum']; f['layer/00/column_sum'] = np.zeros((3, 45), 'f4')", "expected [2, any]"},
+      {"del f['layer/00/column_max']; f['layer/00/column_max'] = np.zeros((2, 44), 'f4')", "one length"},
+      {"del f['layer/00/column_max']; f.create_dataset('layer/00/column_max', (2, 1 << 40), 'f4', chunks=(2, 1 << 20))",
+       "promise"},
+      {"for n in 'column_sum', 'column_max': del f['layer/00/' + n]; f['layer/00/' + n] = np.zeros((2, 46), 'f4')",
+       "46 columns for 45 tokens"},
+      {"f['layer/00/column_rows'][0] = 46", "expected one number from 0 to 45"},
+      {"f['layer/00/column_rows'][0] = -1", "expected one number from 0 to 45"},
+      {"f['layer/00/column_sum'][1, 7] = float('nan')", "found nan at token 7"},
+      {"f['layer/00/column_max'][0, 3] = -1", "found -1 at token 3"},
+  };
+  TinyShape shape = kShape;
+  shape.level = TraceLevel::kRelevance;
+  ExpectRefusals(shape, cases);
 }
 
 TEST(TraceReader, ReadsATraceThatAnotherProgramCompressed) {
@@ -153,6 +181,22 @@ TEST(TraceReader, NamesTheFileThatIsMissingOrNoTrace) {
   const std::string path = TempPath("text.kvtrace.h5");
   WriteFile(path, std::string(5000, 'x'));
   EXPECT_THAT(ErrorOf(path), HasSubstr("not an HDF5 file"));
+}
+
+TEST(TraceVerify, FindsAChangedColumn) {
+  const std::string path = TempPath("changed_column.kvtrace.h5");
+  TinyShape shape = kShape;
+  shape.level = TraceLevel::kRelevance;
+  for (const char* edit : {"f['layer/01/column_sum'][1, 20] += 0.01", "f['layer/01/column_max'][0, 3] = 1.01"}) {
+    WriteTinyTrace(path, shape);
+    EXPECT_TRUE(VerifyTrace(*TraceReader::Open(path)).ok);
+    const CommandResult python =
+        RunPython(StrCat("import sys, h5py\nwith h5py.File(sys.argv[1], 'r+') as f:\n    ", edit, "\n"), path);
+    ASSERT_EQ(python.exit_code, 0) << python.output;
+    const VerifyResult result = VerifyTrace(*TraceReader::Open(path));
+    EXPECT_FALSE(result.ok) << edit;
+    EXPECT_THAT(result.worst_place, HasSubstr("layer 1, head")) << edit;
+  }
 }
 
 TEST(TraceVerify, FindsAChangedRowAndAChangedKey) {

@@ -20,11 +20,17 @@ std::string FormatPage() {
 
 TEST(TraceFormat, PageListsExactlyWhatTheWriterMakes) {
   const std::string path = TempPath("format.kvtrace.h5");
-  WriteTinyTrace(path, {.layers = 12});
   std::set<std::string> written, documented;
-  for (std::string name : h5::File::OpenToRead(path).ListAll()) {
-    name = std::regex_replace(name, std::regex("^/layer/[0-9]{2,}"), "/layer/NN");
-    written.insert(std::regex_replace(name, std::regex("^/rope/default"), "/rope/SET"));
+  // Every level holds a part of the objects; the page marks those of level relevance.
+  for (const TraceLevel level : {TraceLevel::kQkvRows, TraceLevel::kRelevance}) {
+    WriteTinyTrace(path, {.layers = 12, .level = level});
+    for (std::string name : h5::File::OpenToRead(path).ListAll()) {
+      name = std::regex_replace(name, std::regex("^/layer/[0-9]{2,}"), "/layer/NN");
+      const bool is_column = name.find("/column_") != std::string::npos;
+      EXPECT_FALSE(is_column && level != TraceLevel::kRelevance) << name;
+      EXPECT_FALSE(name == "/layer/NN/k" && level == TraceLevel::kRelevance);
+      written.insert(std::regex_replace(name, std::regex("^/rope/default"), "/rope/SET"));
+    }
   }
   std::istringstream page(FormatPage());
   const std::regex row("^\\| `(/[^`]*)` \\|.*");

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "core/export.h"
 #include "core/trace_reader.h"
 #include "core/trace_writer.h"
 #include "tests/support/core_files.h"
@@ -128,6 +129,74 @@ TEST(TraceFile, GivesBackEverythingThatWasWritten) {
       ExpectSameRun(MakeTinyRun(shape), *trace);
       EXPECT_EQ(trace->file_bytes(), static_cast<int64_t>(std::filesystem::file_size(path)));
     }
+  }
+}
+
+TEST(TraceFile, GivesBackColumnStatistics) {
+  const TinyShape shape{.layers = 3, .tokens = 90, .steps = 9, .level = TraceLevel::kRelevance};
+  const std::string path = TempPath("columns.kvtrace.h5");
+  WriteTinyTrace(path, shape);
+  const TinyRun run = MakeTinyRun(shape);
+  const auto trace = TraceReader::Open(path);
+  EXPECT_EQ(trace->status(), TraceStatus::kComplete);
+  EXPECT_EQ(trace->tokens().ids, run.tokens.ids);
+  for (int layer = 0; layer < 3; ++layer) {
+    const ColumnStatistics expected = ExactColumns(run, layer, 99), found = trace->ReadColumnStatistics(layer);
+    EXPECT_EQ(std::tie(found.num_rows, found.num_tokens), std::tie(expected.num_rows, expected.num_tokens));
+    EXPECT_EQ(found.sum, expected.sum);
+    EXPECT_EQ(found.max, expected.max);
+  }
+  const VerifyResult verified = VerifyTrace(*trace);
+  EXPECT_TRUE(verified.ok) << verified.worst_place;
+  EXPECT_EQ(verified.rows_checked, 3 * 4 * 99);
+  EXPECT_THROW(trace->ReadKvHead(0, 0), Error);
+  EXPECT_THROW(trace->ReadRows(0, 0), Error);
+  WriteTinyTrace(path, {});
+  EXPECT_THROW(TraceReader::Open(path)->ReadColumnStatistics(0), Error);
+}
+
+TEST(TraceFile, ExportsTheSameColumnsInEveryFormat) {
+  const std::string path = TempPath("export_columns.kvtrace.h5"), out = TempPath("columns");
+  WriteTinyTrace(path, {.level = TraceLevel::kRelevance});
+  const auto trace = TraceReader::Open(path);
+  WriteFile(out + ".csv", ExportColumns(*trace, 1, 3, ExportFormat::kCsv));
+  WriteFile(out + ".json", ExportColumns(*trace, 1, 3, ExportFormat::kJson));
+  WriteFile(out + ".npz", ExportColumns(*trace, 1, 3, ExportFormat::kNpz));
+  const CommandResult python = RunPython(R"(
+import csv, json, sys, h5py, numpy as np
+out, path = sys.argv[1], sys.argv[2]
+layer = h5py.File(path)['layer/01']
+z, j = np.load(out + '.npz'), json.load(open(out + '.json'))
+lines = list(csv.DictReader(open(out + '.csv')))
+assert layer['column_rows'][0] == 52 == j['rows'] == z['rows'][0] == len(lines) and len(z['token_id']) == 52
+for name in 'sum', 'max':
+    wanted = layer['column_' + name][3]
+    assert (z[name] == wanted).all() and (np.array(j[name], 'f4') == wanted).all()
+    assert (np.array([line[name] for line in lines], 'f4') == wanted).all()
+)",
+                                         out + " " + path);
+  EXPECT_EQ(python.exit_code, 0) << python.output;
+  EXPECT_THROW(ExportColumns(*trace, 2, 0, ExportFormat::kCsv), Error);
+  EXPECT_THROW(ExportRows(*trace, 1, 3, ExportFormat::kCsv), Error);
+}
+
+TEST(TraceFile, AFollowerSeesColumnStatisticsBecomeCurrent) {
+  const TinyShape shape{.tokens = 40, .steps = 4, .level = TraceLevel::kRelevance};
+  const TinyRun run = MakeTinyRun(shape);
+  const std::string path = TempPath("followed_columns.kvtrace.h5");
+  TraceWriter writer(path, run.info, {.flush_interval_secs = 3600, .overwrite = true});
+  writer.AppendTokens(run.tokens);
+  writer.Flush();
+  const auto reader = TraceReader::Open(path);
+  EXPECT_EQ(reader->ReadColumnStatistics(1).num_rows, 0);
+  for (const int rows : {40, 44}) {
+    const ColumnStatistics columns = ExactColumns(run, 1, rows);
+    writer.SetColumnStatistics(1, rows, columns.sum, columns.max);
+    writer.Flush();
+    EXPECT_TRUE(reader->Refresh()) << rows;
+    EXPECT_EQ(reader->num_column_rows(1), rows);
+    EXPECT_EQ(reader->ReadColumnStatistics(1).sum, columns.sum);
+    EXPECT_EQ(reader->ReadColumnStatistics(0).num_tokens, 0);
   }
 }
 

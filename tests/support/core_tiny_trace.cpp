@@ -200,10 +200,29 @@ std::unique_ptr<MemoryTrace> MakeTinyTrace(const TinyShape& shape) {
   return trace;
 }
 
+ColumnStatistics ExactColumns(const TinyRun& run, int layer, int num_rows) {
+  const LayerInfo& info = run.info.layers[layer];
+  ColumnStatistics columns{.num_rows = num_rows, .num_tokens = num_rows, .sum = {}, .max = {}};
+  for (const int head : info.heads) {
+    std::vector<double> sum(num_rows), max(num_rows);
+    for (int query = 0; query < num_rows; ++query) {
+      const std::vector<double> weights = ExactWeights(info, run.layers[layer], head, query);
+      for (int token = 0; token <= query; ++token) {
+        sum[token] += weights[token];
+        max[token] = std::max(max[token], weights[token]);
+      }
+    }
+    columns.sum.insert(columns.sum.end(), sum.begin(), sum.end());
+    columns.max.insert(columns.max.end(), max.begin(), max.end());
+  }
+  return columns;
+}
+
 void AppendTinyRun(TraceWriter& writer, const TinyRun& run, int chunk) {
   const TraceInfo& info = run.info;
   const bool has_vectors = info.level == TraceLevel::kQkvRows || info.level == TraceLevel::kQkv;
   const bool has_rows = info.level == TraceLevel::kQkvRows || info.level == TraceLevel::kRows;
+  const bool has_columns = info.level == TraceLevel::kRelevance;
   const int total = static_cast<int>(run.tokens.ids.size()), prompt = info.prompt_tokens;
   for (int token = 0; token < total;) {
     const int count = token < prompt ? std::min(chunk, prompt - token) : 1;
@@ -220,6 +239,11 @@ void AppendTinyRun(TraceWriter& writer, const TinyRun& run, int chunk) {
     }
     writer.AppendTokens(part);
     if (token >= prompt) writer.AppendStep(run.steps[token - prompt]);
+    const int end = token + count;
+    for (int layer = 0; has_columns && (end == prompt || end == total) && layer < int(info.layers.size()); ++layer) {
+      const ColumnStatistics columns = ExactColumns(run, layer, end);
+      writer.SetColumnStatistics(layer, end, columns.sum, columns.max);
+    }
     writer.FlushIfDue();
     token += count;
   }

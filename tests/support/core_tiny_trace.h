@@ -35,6 +35,8 @@ struct TinyRun {
 
 TinyRun MakeTinyRun(const TinyShape& shape);
 std::unique_ptr<MemoryTrace> MakeTinyTrace(const TinyShape& shape);
+// Exact column statistics of the first num_rows query rows.
+ColumnStatistics ExactColumns(const TinyRun& run, int layer, int num_rows);
 // The prompt in chunks of `chunk` tokens, then decoding token by token, as capture does.
 void AppendTinyRun(TraceWriter& writer, const TinyRun& run, int chunk = 16);
 void WriteTinyTrace(const std::string& path, const TinyShape& shape, int chunk = 16);
