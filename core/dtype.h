@@ -9,7 +9,11 @@ namespace kvscope {
 
 enum class DType { kF32, kF16 };
 
-constexpr size_t ElementBytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
-constexpr std::string_view Name(DType dtype) { return dtype == DType::kF32 ? "f32" : "f16"; }
+constexpr size_t ElementBytes(DType dtype) {
+  return dtype == DType::kF32 ? 4 : 2;
+}
+constexpr std::string_view Name(DType dtype) {
+  return dtype == DType::kF32 ? "f32" : "f16";
+}
 
 }  // namespace kvscope

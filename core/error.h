@@ -27,15 +27,15 @@ std::string StrCat(const Parts&... parts) {
 
 }  // namespace kvscope
 
-#define KVSCOPE_CHECK(condition)                                            \
-  do {                                                                      \
+#define KVSCOPE_CHECK(condition)                                                  \
+  do {                                                                            \
     if (!(condition)) ::kvscope::CheckFailed(__FILE__, __LINE__, #condition, ""); \
   } while (false)
 
-#define KVSCOPE_CHECK_OP(a, op, b)                                                                              \
-  do {                                                                                                          \
-    if (!((a)op(b)))                                                                                            \
-      ::kvscope::CheckFailed(__FILE__, __LINE__, #a " " #op " " #b, ::kvscope::StrCat((a), " against ", (b)));    \
+#define KVSCOPE_CHECK_OP(a, op, b)                                                                             \
+  do {                                                                                                         \
+    if (!((a)op(b)))                                                                                           \
+      ::kvscope::CheckFailed(__FILE__, __LINE__, #a " " #op " " #b, ::kvscope::StrCat((a), " against ", (b))); \
   } while (false)
 #define KVSCOPE_CHECK_EQ(a, b) KVSCOPE_CHECK_OP(a, ==, b)
 #define KVSCOPE_CHECK_LE(a, b) KVSCOPE_CHECK_OP(a, <=, b)

@@ -12,8 +12,12 @@
 namespace kvscope {
 
 #ifdef __F16C__
-float FloatFromHalf(Half value) { return _cvtsh_ss(value.bits); }
-Half HalfFromFloat(float value) { return {static_cast<uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT))}; }
+float FloatFromHalf(Half value) {
+  return _cvtsh_ss(value.bits);
+}
+Half HalfFromFloat(float value) {
+  return {static_cast<uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT))};
+}
 #else
 float FloatFromHalf(Half value) {
   const int sign = value.bits >> 15, exponent = (value.bits >> 10) & 31, mantissa = value.bits & 1023;

@@ -24,9 +24,12 @@ std::string_view Name(TraceLevel level) {
 
 std::string_view Name(TraceStatus status) {
   switch (status) {
-    case TraceStatus::kRecording: return "recording";
-    case TraceStatus::kComplete: return "complete";
-    case TraceStatus::kRecovered: return "recovered";
+    case TraceStatus::kRecording:
+      return "recording";
+    case TraceStatus::kComplete:
+      return "complete";
+    case TraceStatus::kRecovered:
+      return "recovered";
   }
   KVSCOPE_CHECK(false);
   return "";

@@ -49,17 +49,17 @@ struct RopeSet {
 };
 
 struct LayerInfo {
-  int layer = 0;               // absolute, 0-based
-  std::string kind = "full";   // full | window | linear
-  int window = 0;              // tokens visible to a row, 0: all
+  int layer = 0;                        // absolute, 0-based
+  std::string kind = "full";            // full | window | linear
+  int window = 0;                       // tokens visible to a row, 0: all
   int num_heads = 0, num_kv_heads = 0;  // of the model, not of the file
   int head_dim_k = 0, head_dim_v = 0;
-  float scale = 0;             // score = scale * q·k
-  float softcap = 0;           // 0: none
+  float scale = 0;    // score = scale * q·k
+  float softcap = 0;  // 0: none
   bool sink = false;
   std::string rope_set = "default";
-  std::vector<int> heads;      // absolute query heads stored, ascending; all heads of each stored kv_head
-  std::vector<int> kv_heads;   // absolute KV heads stored, ascending
+  std::vector<int> heads;     // absolute query heads stored, ascending; all heads of each stored kv_head
+  std::vector<int> kv_heads;  // absolute KV heads stored, ascending
   int HeadsPerKvHead() const { return num_heads / num_kv_heads; }
 };
 
@@ -72,13 +72,13 @@ struct ModelInfo {
   std::string device;        // as the system names it
   std::string engine_flags;  // -march, threads, chunk size: what a second run needs for the same bits
   DType kv_dtype = DType::kF16;
-  int prefill_chunk = 0;     // tokens; chunks also break at segment boundaries
+  int prefill_chunk = 0;  // tokens; chunks also break at segment boundaries
   std::string query_rows = "all";
 };
 
 struct TaskInfo {
-  std::string name;                           // niah, text, prompt
-  std::string parameters_json = "{}";         // length, depth asked, depth real, wording, haystack name and hash ...
+  std::string name;                    // niah, text, prompt
+  std::string parameters_json = "{}";  // length, depth asked, depth real, wording, haystack name and hash ...
   uint64_t seed = 0;
   std::vector<std::string> expected_answers;  // any of them counts
   std::string scorer;                         // "contains", "none"
@@ -96,7 +96,7 @@ struct TraceInfo {
   std::vector<Segment> segments;
   std::vector<Span> spans;
   TaskInfo task;
-  int prompt_tokens = 0;          // tokens before step 0
+  int prompt_tokens = 0;  // tokens before step 0
 };
 
 // Grows with the run. All have one entry per token.
@@ -109,18 +109,18 @@ struct TraceTokens {
 
 // One decode step.
 struct StepInfo {
-  int64_t time_ns = 0;                  // since recording began
+  int64_t time_ns = 0;  // since recording began
   int sampled_id = 0;
-  std::vector<int> top_ids;             // alternatives, best first
+  std::vector<int> top_ids;  // alternatives, best first
   std::vector<float> top_logprobs;
-  int queue_depth = 0;                  // chunks waiting for the writer when this step ended
-  int64_t stall_ns = 0;                 // time this step waited for the writer
+  int queue_depth = 0;   // chunks waiting for the writer when this step ended
+  int64_t stall_ns = 0;  // time this step waited for the writer
 };
 
 // How the run ended.
 struct TraceAnswer {
-  std::string text;      // the model's answer
-  double score = 0;      // by the task's scorer; NaN without one
+  std::string text;  // the model's answer
+  double score = 0;  // by the task's scorer; NaN without one
 };
 
 // What one KV head of one layer saw; heads of its group are consecutive. Missing parts (by level) are empty.
@@ -136,8 +136,8 @@ struct KvHeadData {
 // Recorded decode rows of one head, padded with zeros to num_tokens.
 struct RecordedRows {
   int num_steps = 0, num_tokens = 0;
-  std::vector<int> row_token;   // [num_steps] the query token of each row
-  std::vector<Half> weights;    // [num_steps, num_tokens]
+  std::vector<int> row_token;  // [num_steps] the query token of each row
+  std::vector<Half> weights;   // [num_steps, num_tokens]
 };
 
 // Level relevance: what every token received, per stored query head, from the first num_rows query rows.

@@ -27,7 +27,7 @@ MAY_INCLUDE = {
     "viewer": {"core", "replay", "viewer"},
     "tests": {*FOLDERS, "replay/live"},
 }
-HDF5_FILES = {"core/h5.cpp"}
+HDF5_FILES = {"core/h5.cpp", "core/h5_attributes.cpp"}
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
 HDF5 = re.compile(r"(hdf5(_hl)?|H5\w*)\.h")

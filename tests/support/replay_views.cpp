@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "replay_views.h"
+#include "tests/support/replay_views.h"
 
 #include <algorithm>
 #include <cmath>
