@@ -41,6 +41,11 @@ std::vector<std::string> OutputPaths(const Flags& flags, const std::vector<Promp
     paths.push_back(is_folder ? (fs::path(flags.output) / (prompt.file_stem + ".kvtrace.h5")).string() : flags.output);
     if (fs::exists(paths.back()) && !flags.force)
       throw Error(StrCat(paths.back(), ": exists already; remove it or pass --force"));
+    for (const std::string& input : {flags.model, flags.task.haystack, flags.task.file}) {
+      std::error_code not_there;
+      if (fs::equivalent(paths.back(), input, not_there))
+        throw Error(StrCat(paths.back(), ": is read by this command; write to another file"));
+    }
   }
   std::error_code failure;
   if (is_folder) fs::create_directories(flags.output, failure);
@@ -56,13 +61,12 @@ void PrintProgress(const std::string& name, int done, int total) {
 }
 
 void PrintOutcome(const std::string& path, const RunOutcome& run, int64_t bytes) {
-  std::printf("%s  %d + %d tokens  %s  prefill %.0f tokens/s  decode %.1f tokens/s", path.c_str(), run.prompt_tokens,
-              run.steps, FormatBytes(bytes).c_str(), run.prompt_tokens / run.prefill_secs, run.steps / run.decode_secs);
+  std::printf("%s  %d + %d tokens  %s  prefill %.0f tokens/s", Escape(path).c_str(), run.prompt_tokens, run.steps,
+              FormatBytes(bytes).c_str(), run.prompt_tokens / run.prefill_secs);
+  if (run.steps > 0) std::printf("  decode %.1f tokens/s", run.steps / run.decode_secs);
   if (!std::isnan(run.mean_nll)) std::printf("  perplexity %.3f", std::exp(run.mean_nll));
   if (!std::isnan(run.score)) std::printf("  %s", run.score > 0 ? "right" : "wrong");
-  std::string answer = run.answer;
-  std::replace(answer.begin(), answer.end(), '\n', ' ');
-  if (!answer.empty()) std::printf("  \"%s\"", answer.c_str());
+  if (!run.answer.empty()) std::printf("  \"%s\"", Escape(run.answer).c_str());
   std::printf("\n");
   std::fflush(stdout);
 }
@@ -71,6 +75,7 @@ void Run(const Flags& flags) {
   if (flags.device != "cpu" && flags.device != "auto") {
     throw Error(StrCat("--device ", flags.device, ": expected cpu or auto; this build captures on the CPU"));
   }
+  if (std::isnan(flags.flush_secs)) throw Error("--flush-secs: expected a number from 0.01 to 3600, found nan");
   const GgufFile gguf = GgufFile::Open(flags.model);
   const Tokenizer tokenizer = Tokenizer::FromGguf(gguf);
   const std::unique_ptr<Model> model = LoadModel(gguf);
@@ -145,10 +150,10 @@ int main(int argc, char** argv) {
     kvscope::Run(flags);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    std::fprintf(stderr, "kvscope-capture: %s; see --help\n", error.what());
+    std::fprintf(stderr, "kvscope-capture: %s; see --help\n", kvscope::Escape(error.what()).c_str());
     return 2;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "kvscope-capture: %s\n", error.what());
+    std::fprintf(stderr, "kvscope-capture: %s\n", kvscope::Escape(error.what()).c_str());
     return 2;
   }
   return 0;

@@ -44,12 +44,16 @@ void AddTaskOptions(CLI::App& app, TaskFlags& flags) {
   app.add_option("--windows", flags.windows, "text: consecutive windows of --context tokens")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
-  app.add_option("--prompt", flags.prompt, "a prompt of your own");
+  app.add_option("--prompt", flags.prompt, "a prompt of your own")->each([&flags](const std::string&) {
+    flags.task = "prompt";  // said even when it is empty
+  });
   app.add_flag("--chat", flags.chat, "prompt: as a user turn of the model's chat template");
   app.add_option("--max-new", flags.max_new, "tokens to generate at most")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
-  app.add_option("--seed", flags.seed, "of needles and haystack offsets")->capture_default_str();
+  app.add_option("--seed", flags.seed, "of needles and haystack offsets")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 53))
+      ->capture_default_str();
 }
 
 std::vector<Prompt> MakePrompts(const TaskFlags& flags, const Tokenizer& tokenizer, int context_limit) {

@@ -86,9 +86,9 @@ Prompt PlainPrompt(const Tokenizer& tokenizer, const PromptOptions& options) {
     prompt.ids = tokenizer.Encode(options.text, true);
   }
   const int num_tokens = static_cast<int>(prompt.ids.size());
-  if (options.context_limit > 0 && num_tokens > options.context_limit) {
+  if (options.context_limit > 0 && num_tokens + int64_t{options.max_new} > options.context_limit) {
     throw Error(StrCat("prompt: expected at most ", options.context_limit, " tokens, which the model was made for, ",
-                       "found ", num_tokens, "; shorten it"));
+                       "found ", num_tokens, " and ", options.max_new, " new ones; shorten it or lower --max-new"));
   }
   prompt.segments = {{"context", 0, 0, num_tokens, true}};
   prompt.task.name = "prompt";

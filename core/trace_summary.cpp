@@ -259,7 +259,8 @@ std::string VerifyText(const std::string& path, const TraceReader& trace, const 
            result.ok
                ? (level == TraceLevel::kRelevance ? "the columns add up to one per query row; no rows to compare"
                   : level == TraceLevel::kRows    ? "every recorded row adds up to one; no q, k and lse to compare with"
-                                                  : "the recorded rows follow from q, k and lse")
+                  : trace.HasRows()               ? "the recorded rows follow from q, k and lse"
+                                    : "every row rebuilt from q, k and lse adds up to one; none were recorded")
                : "DIFFERS: the file was changed or the recorder is wrong; do not trust results from it");
   return page.text();
 }

@@ -64,6 +64,8 @@ int Info(const Options& options) {
 int Verify(const Options& options) {
   const auto trace = Open(options.file);
   const VerifyResult result = VerifyTrace(*trace);
+  if (result.rows_checked == 0)
+    throw Error(StrCat(options.file, ": holds neither decode rows nor q, k, lse to verify"));
   std::cout << (options.json ? VerifyJson(options.file, result) : VerifyText(options.file, *trace, result));
   return result.ok ? 0 : 1;
 }
@@ -92,6 +94,10 @@ int Export(const Options& options) {
   if (options.output.empty()) {
     std::cout << bytes;
   } else {
+    std::error_code not_there;
+    if (std::filesystem::equivalent(options.output, options.file, not_there)) {
+      throw Error(StrCat(options.output, ": is read by this command; write to another file"));
+    }
     WriteOutput(options.output, bytes);
   }
   return 0;
@@ -102,6 +108,7 @@ int Run(int argc, char** argv) {
     if (argc > 1 && std::strcmp(argv[1], sibling.name) == 0) RunSibling(argv);
   }
   Options options;
+  const std::string first = argc > 1 ? argv[1] : "-";
   CLI::App app("kvscope: record a model's attention once, replay any KV cache policy against it", "kvscope");
   app.require_subcommand(1);
   const auto add = [&](const char* name, const char* summary) {
@@ -124,6 +131,11 @@ int Run(int argc, char** argv) {
   export_command->add_option("-t,--type", options.format, "csv, json or npz")->capture_default_str();
   export_command->add_option("-o,--output", options.output, "a file; standard output without it");
   for (const Sibling& sibling : kSiblings) app.add_subcommand(sibling.name, sibling.summary);
+  // CLI11 would only say that a subcommand is required.
+  if (!first.starts_with('-') &&
+      app.get_subcommands([&](CLI::App* command) { return command->check_name(first); }).empty()) {
+    throw Error(StrCat("subcommand '", first, "': unknown; see kvscope --help"));
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {

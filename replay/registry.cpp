@@ -3,6 +3,7 @@
 #include "replay/registry.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <numeric>
@@ -23,6 +24,11 @@ void Register(Info info) {
   const std::string name = info.name;
   const bool is_new = Registered<Info>().emplace(name, std::move(info)).second;
   if (!is_new) CheckFailed(__FILE__, __LINE__, "two plug-ins of a kind have the same name", name);
+}
+
+std::string LowerCase(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
+  return text;
 }
 
 int EditDistance(const std::string& a, const std::string& b) {
@@ -153,7 +159,7 @@ std::string NearestName(const std::string& name, const std::vector<std::string>&
   std::string nearest;
   int smallest = 1 + std::max<int>(2, static_cast<int>(name.size()) / 3);
   for (const std::string& candidate : known) {
-    const int distance = EditDistance(name, candidate);
+    const int distance = EditDistance(LowerCase(name), candidate);
     if (distance < smallest && distance < static_cast<int>(std::max(name.size(), candidate.size()))) {
       smallest = distance;
       nearest = candidate;

@@ -13,6 +13,8 @@
 #include "core/error.h"
 #include "core/results.h"
 #include "core/trace_reader.h"
+#include "core/units.h"
+#include "replay/evidence.h"
 #include "replay/fidelity.h"
 #include "replay/list.h"
 #include "replay/live/live_command.h"
@@ -91,6 +93,12 @@ class ProgressBar {
   std::string name_;
 };
 
+void CheckOutputs(const std::string& output, const std::string& csv, std::vector<std::string> inputs) {
+  CheckOutput(output, inputs);
+  inputs.push_back(output);
+  CheckOutput(csv, inputs);
+}
+
 void WriteAll(const Results& results, const std::string& output, const std::string& csv) {
   WriteResults(output, results);
   if (!csv.empty()) WriteCsv(csv, results);
@@ -110,22 +118,23 @@ void Run(const RunFlags& flags, const std::string& command) {
   options.analyzes = !flags.skips_analysis;
   options.keeps_kept = !flags.skips_kept;
   ParsePolicies(options);  // mistakes show before any file is opened
-  CheckOutput(flags.output);
-  CheckOutput(flags.csv);
+  const std::vector<std::string> paths = TracePaths(flags.traces);
+  CheckOutputs(flags.output, flags.csv, paths);
   std::unique_ptr<tbb::global_control> control;
   if (flags.threads > 0) {
     control = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism, flags.threads);
   }
-  const std::vector<std::string> paths = TracePaths(flags.traces);
   for (const std::string& path : paths) ProbeTraceInChild(path);
   Results results;
   results.commands.push_back(command);
+  bool any_replayable = false;
   {
     ProgressBar bar(paths.size());
     options.progress = [&](double fraction) { bar.Show(fraction); };
     for (size_t i = 0; i < paths.size(); ++i) {
       bar.Begin(i, paths[i]);
       const auto trace = TraceReader::Open(paths[i]);
+      any_replayable |= WhyNotReplayable(*trace).empty();
       try {
         ReplayTrace(*trace, paths[i], options, results);
       } catch (const Error& error) {
@@ -135,13 +144,15 @@ void Run(const RunFlags& flags, const std::string& command) {
       }
     }
   }
+  const auto is_refused = [](const Results::Row& row) { return row.figures.Has("refused_reason"); };
+  const auto refused = std::count_if(results.rows.begin(), results.rows.end(), is_refused);
+  const auto first = std::find_if(results.rows.begin(), results.rows.end(), is_refused);
+  if (!any_replayable) {
+    throw Error(StrCat(paths[0], ": nothing can be replayed: ", first->figures.Text("refused_reason")));
+  }
   WriteAll(results, flags.output, flags.csv);
   if (flags.csv != "-") std::fputs(SummaryTable(results).c_str(), stdout);
-  const auto refused = std::count_if(results.rows.begin(), results.rows.end(),
-                                     [](const Results::Row& row) { return row.figures.Has("refused_reason"); });
   if (refused > 0) {
-    const auto first = std::find_if(results.rows.begin(), results.rows.end(),
-                                    [](const Results::Row& row) { return row.figures.Has("refused_reason"); });
     std::fprintf(stderr, "kvscope-replay: %zu of %zu rows were refused, the first: %s: %s\n",
                  static_cast<size_t>(refused), results.rows.size(), first->figures.Text("policy").c_str(),
                  first->figures.Text("refused_reason").c_str());
@@ -153,7 +164,9 @@ void AddRun(CLI::App& app, const std::string& command) {
   CLI::App* run = app.add_subcommand("run", "replay policies on traces");
   run->add_option("traces", flags->traces, "trace files, or folders of them")->required();
   AddSweepFlags(*run, flags->sweep);
-  run->add_option("--seed", flags->sweep.seed, "of random policies")->capture_default_str();
+  run->add_option("--seed", flags->sweep.seed, "of random policies")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 53))
+      ->capture_default_str();
   run->add_flag("--bare", flags->is_bare, "without the full cache, random entries and the oracle beside");
   run->add_flag("--no-analysis", flags->skips_analysis, "only rows, not what each trace shows");
   run->add_flag("--no-kept", flags->skips_kept, "do not store which entries each policy kept");
@@ -184,10 +197,18 @@ void AddReport(CLI::App& app) {
   report->add_flag("--no-png", flags->no_png, "no PNGs beside the page");
   report->callback([flags] {
     flags->options.write_png = !flags->no_png;
-    CheckOutput(flags->options.path);
+    CheckOutput(flags->options.path, flags->inputs);
     for (const std::string& path : WriteReport(ReadAll(flags->inputs), flags->options)) std::puts(path.c_str());
     std::puts(flags->options.path.c_str());
   });
+}
+
+// Results of one mode, replay or live.
+Results ReadMode(const std::string& path, const std::string& mode) {
+  Results results = ReadResults(path);
+  std::erase_if(results.rows, [&](const Results::Row& row) { return row.figures.Text("mode") != mode; });
+  if (results.rows.empty()) throw Error(StrCat(path, ": expected results of ", mode, ", found none; pass REPLAY LIVE"));
+  return results;
 }
 
 void AddFidelity(CLI::App& app) {
@@ -195,7 +216,7 @@ void AddFidelity(CLI::App& app) {
   CLI::App* fidelity = app.add_subcommand("fidelity", "how well replay predicted live");
   fidelity->add_option("results", *inputs, "results of replay, then of live")->required()->expected(2);
   fidelity->callback([inputs] {
-    const Fidelity compared = CompareFidelity(ReadResults(inputs->at(0)), ReadResults(inputs->at(1)));
+    const Fidelity compared = CompareFidelity(ReadMode(inputs->at(0), "replay"), ReadMode(inputs->at(1), "live"));
     std::fputs(FidelityTable(compared).c_str(), stdout);
   });
 }
@@ -211,8 +232,7 @@ void AddMerge(CLI::App& app) {
   merge->add_option("-o,--output", flags->output, "results file (HDF5)")->required();
   merge->add_option("--csv", flags->csv, "also as CSV; - is stdout");
   merge->callback([flags] {
-    CheckOutput(flags->output);
-    CheckOutput(flags->csv);
+    CheckOutputs(flags->output, flags->csv, flags->inputs);
     WriteAll(MergeResults(ReadAll(flags->inputs)), flags->output, flags->csv);
   });
 }
@@ -249,13 +269,18 @@ int main(int argc, char** argv) {
     kvscope::AddMerge(app);
     kvscope::AddList(app);
     kvscope::AddExplain(app);
+    // CLI11 would only say that a subcommand is required.
+    if (argc > 1 && argv[1][0] != '-' &&
+        app.get_subcommands([&](CLI::App* command) { return command->check_name(argv[1]); }).empty()) {
+      throw kvscope::Error(kvscope::StrCat("subcommand '", argv[1], "': unknown; see kvscope-replay --help"));
+    }
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    std::fprintf(stderr, "kvscope-replay: %s; see --help\n", error.what());
+    std::fprintf(stderr, "kvscope-replay: %s; see --help\n", kvscope::Escape(error.what()).c_str());
     return 2;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "kvscope-replay: %s\n", error.what());
+    std::fprintf(stderr, "kvscope-replay: %s\n", kvscope::Escape(error.what()).c_str());
     return 2;
   }
   return 0;

@@ -94,8 +94,14 @@ SweepOptions OptionsOf(const SweepFlags& flags) {
   return options;
 }
 
-void CheckOutput(const std::string& path) {
+void CheckOutput(const std::string& path, const std::vector<std::string>& inputs) {
   if (path.empty() || path == "-") return;
+  for (const std::string& input : inputs) {
+    std::error_code not_there;
+    if (input == path || fs::equivalent(path, input, not_there)) {
+      throw Error(StrCat(path, ": is read by this command; write to another file"));
+    }
+  }
   if (fs::is_directory(path)) throw Error(StrCat(path, ": expected a file to write to, found a folder"));
   const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : fs::path(".");
   if (!fs::is_directory(folder)) throw Error(StrCat(folder.string(), ": no such folder; make it first"));

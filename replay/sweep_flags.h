@@ -26,7 +26,8 @@ SweepOptions OptionsOf(const SweepFlags& flags);
 // "sinks=4,recent=32"
 Guards ParseGuards(const std::string& text);
 
-// Throws Error when results could not be written to `path`: asked before any work is done.
-void CheckOutput(const std::string& path);
+// Throws Error when results could not be written to `path`, or would overwrite one of `inputs`: asked before any work
+// is done.
+void CheckOutput(const std::string& path, const std::vector<std::string>& inputs = {});
 
 }  // namespace kvscope

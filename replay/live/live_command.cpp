@@ -45,8 +45,9 @@ void Run(const Flags& flags, const std::string& command) {
   SweepOptions sweep = OptionsOf(flags.sweep);
   sweep.is_bare = flags.is_bare;
   const std::vector<PlanRequest> requests = RequestsOf(sweep);
-  CheckOutput(flags.output);
-  CheckOutput(flags.csv);
+  const std::vector<std::string> inputs = {flags.model, flags.task.haystack, flags.task.file};
+  CheckOutput(flags.output, inputs);
+  CheckOutput(flags.csv, {flags.model, flags.task.haystack, flags.task.file, flags.output});
   std::unique_ptr<tbb::global_control> threads;
   if (flags.threads > 0)
     threads = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism, flags.threads);
@@ -58,6 +59,7 @@ void Run(const Flags& flags, const std::string& command) {
   options.kv_dtype = flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16;
   options.prefill_chunk = flags.prefill_chunk;
   options.seed = flags.task.seed;
+  options.guards = sweep.guards;
   options.fork_bytes = int64_t{flags.fork_mib} << 20;
   options.measures_speed = flags.measures_speed;
   Decoder decoder(*model);

@@ -81,14 +81,16 @@ TEST(ReplayProgram, TakesFoldersAndMergesResults) {
   EXPECT_EQ(ReadResults(merged).traces.size(), 2u);
 }
 
-TEST(ReplayProgram, MakesThePageAndTheFidelityTable) {
+TEST(ReplayProgram, MakesThePageAndWantsLiveForFidelity) {
   const std::string out = Output("page.h5"), page = Output("page.html");
   ASSERT_EQ(Replay("run " + TinyFile() + " --policy tova,snapkv:window=4 --keep-fraction 0.5,0.25 -o " + out).exit_code,
             0);
   const CommandResult report = Replay("report " + out + " --no-png -o " + page);
   EXPECT_EQ(report.exit_code, 0) << report.output;
   EXPECT_THAT(ReadFile(page), HasSubstr("<svg"));
-  EXPECT_EQ(Replay("fidelity " + out + " " + out).exit_code, 0);
+  const CommandResult fidelity = Replay("fidelity " + out + " " + out);
+  EXPECT_EQ(fidelity.exit_code, 2);
+  EXPECT_THAT(fidelity.output, HasSubstr("expected results of live"));
 }
 
 TEST(ReplayProgram, ListsAndExplains) {
