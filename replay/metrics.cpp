@@ -2,6 +2,7 @@
 #include "replay/metrics.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 
@@ -41,19 +42,15 @@ double MaskedSum(std::span<const float> weights, std::span<const float> mask) {
 }
 
 std::vector<int> TopTokens(std::span<const float> weights, int k) {
-  // The k-th largest of the blocks' maxima is at most the k-th largest weight: few weights reach it.
-  const size_t whole = weights.size() / kLanes * kLanes;
-  std::vector<float> maxima;
-  for (size_t i = 0; i < whole; i += kLanes) {
-    float lanes[kLanes / 2];
-    for (int lane = 0; lane < kLanes / 2; ++lane)
-      lanes[lane] = std::max(weights[i + lane], weights[i + lane + kLanes / 2]);
-    for (int width = kLanes / 4; width > 0; width /= 2) {
-      for (int lane = 0; lane < width; ++lane) lanes[lane] = std::max(lanes[lane], lanes[lane + width]);
-    }
-    maxima.push_back(lanes[0]);
+  // The k-th largest maximum of kGroups groups of weights is at most the k-th largest weight: few weights reach it.
+  constexpr size_t kGroups = 256;
+  const size_t whole = weights.size() / kGroups * kGroups;
+  if (k <= 0 || static_cast<size_t>(k) >= kGroups || whole < 2 * kGroups) return cpu::TopK(weights, k);
+  std::array<float, kGroups> maxima;
+  std::copy_n(weights.begin(), kGroups, maxima.begin());
+  for (size_t i = kGroups; i < whole; i += kGroups) {
+    for (size_t group = 0; group < kGroups; ++group) maxima[group] = std::max(maxima[group], weights[i + group]);
   }
-  if (k <= 0 || maxima.size() <= static_cast<size_t>(k)) return cpu::TopK(weights, k);
   std::nth_element(maxima.begin(), maxima.begin() + (k - 1), maxima.end(), std::greater<>());
   const float least = maxima[k - 1];
   std::vector<int> tokens;
