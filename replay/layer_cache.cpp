@@ -38,6 +38,12 @@ class CacheTiles final : public KeyValueTiles {
   std::vector<float>* watched_scores = nullptr;  // [group] vectors of [token, watched]
 
   const float* Read(int begin, int count, float* panels, float* scratch) override {
+    DType dtype;
+    if (const void* rows = slots.empty() ? stored_.RawKeys(begin, dtype) : nullptr) {
+      PackKeyPanels(rows, dtype, count, head_dim_k_, panels);
+      stored_.ReadValues(begin, count, scratch);
+      return scratch;
+    }
     std::vector<float>& keys = ThreadScratch().keys;
     keys.resize(static_cast<size_t>(kTileTokens) * head_dim_k_);
     if (slots.empty()) {

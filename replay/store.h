@@ -7,6 +7,8 @@
 #include <memory>
 #include <span>
 
+#include "core/dtype.h"
+
 namespace kvscope {
 
 class StoredHead {
@@ -20,6 +22,8 @@ class StoredHead {
   // Decodes entries [slot_begin, slot_begin + count) as f32.
   virtual void ReadKeys(int slot_begin, int count, float* k) const = 0;
   virtual void ReadValues(int slot_begin, int count, float* v) const = 0;
+  // Keys from slot_begin on as rows of head_dim_k elements of `dtype`, where the store keeps them so; else null.
+  virtual const void* RawKeys(int slot_begin, DType& dtype) const { return (void)slot_begin, (void)dtype, nullptr; }
   virtual int64_t bytes() const = 0;  // payload, scales and zero points of the present entries
   virtual std::unique_ptr<StoredHead> Clone() const = 0;
 };

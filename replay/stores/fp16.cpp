@@ -9,6 +9,7 @@ namespace {
 
 struct Fp16Codec {
   static constexpr double kBits = 16;
+  static constexpr DType kDType = DType::kF16;
   static size_t RowBytes(int dim) { return dim * sizeof(Half); }
   static void Encode(const float* rows, int count, int dim, std::byte* packed) {
     const size_t size = static_cast<size_t>(count) * dim;

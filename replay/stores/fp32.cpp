@@ -10,6 +10,7 @@ namespace {
 
 struct Fp32Codec {
   static constexpr double kBits = 32;
+  static constexpr DType kDType = DType::kF32;
   static size_t RowBytes(int dim) { return dim * sizeof(float); }
   static void Encode(const float* rows, int count, int dim, std::byte* packed) {
     std::memcpy(packed, rows, count * RowBytes(dim));

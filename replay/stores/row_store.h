@@ -75,6 +75,14 @@ class RowHead final : public StoredHead {
     CheckRange(slot_begin, count);
     Codec::Decode(values_.Row(slot_begin), count, dim_v_, v);
   }
+  const void* RawKeys(int slot_begin, DType& dtype) const override {
+    if constexpr (requires { Codec::kDType; }) {
+      dtype = Codec::kDType;
+      return keys_.Row(slot_begin);
+    } else {
+      return StoredHead::RawKeys(slot_begin, dtype);
+    }
+  }
   int64_t bytes() const override { return keys_.bytes() + values_.bytes(); }
   std::unique_ptr<StoredHead> Clone() const override { return std::make_unique<RowHead>(*this); }
 
