@@ -19,6 +19,7 @@ constexpr int kSteps = 24, kRounds = 3;
 
 struct Figures {
   std::vector<double> prefill, decode;
+  double file_bytes = 0;
 };
 
 double Median(std::vector<double> values) {
@@ -34,7 +35,6 @@ void Measure(const Model& model, const Tokenizer& tokenizer, const std::vector<i
   const std::string path = (std::filesystem::temp_directory_path() / "capture_bench.kvtrace.h5").string();
   Decoder decoder(model);
   Figures plain, qkv, rows;
-  double bytes = 0;
   const auto run = [&](TraceLevel level, bool is_recorded, Figures& figures) {
     RunOptions options;
     options.level = level;
@@ -46,7 +46,7 @@ void Measure(const Model& model, const Tokenizer& tokenizer, const std::vector<i
     const RunOutcome outcome = RunPrompt(decoder, tokenizer, prompt, options, info, cache, recorder.get());
     if (recorder) {
       recorder->Finish();
-      bytes = static_cast<double>(std::filesystem::file_size(path));
+      figures.file_bytes = static_cast<double>(std::filesystem::file_size(path));
     }
     figures.prefill.push_back(context / outcome.prefill_secs);
     figures.decode.push_back(kSteps / outcome.decode_secs);
@@ -63,7 +63,7 @@ void Measure(const Model& model, const Tokenizer& tokenizer, const std::vector<i
         "\"decode_tokens_per_s\": %.1f, \"prefill_cost\": %.4f, \"decode_cost\": %.4f, \"file_bytes\": %.0f}\n",
         context, name, Median(figures->prefill), Median(figures->decode),
         Median(plain.prefill) / Median(figures->prefill) - 1, Median(plain.decode) / Median(figures->decode) - 1,
-        figures == &rows ? bytes : 0.0);
+        figures->file_bytes);
   }
 }
 
