@@ -109,10 +109,13 @@ struct RunFlags {
   SweepFlags sweep;
   bool is_bare = false, skips_analysis = false, skips_kept = false;
   int threads = 0;
-  std::string output, csv;
+  std::string device = "auto", output, csv;
 };
 
 void Run(const RunFlags& flags, const std::string& command) {
+  if (flags.device != "cpu" && flags.device != "auto") {
+    throw Error(StrCat("--device ", flags.device, ": expected cpu or auto; this build replays on the CPU"));
+  }
   SweepOptions options = OptionsOf(flags.sweep);
   options.is_bare = flags.is_bare;
   options.analyzes = !flags.skips_analysis;
@@ -170,6 +173,7 @@ void AddRun(CLI::App& app, const std::string& command) {
   run->add_flag("--bare", flags->is_bare, "without the full cache, random entries and the oracle beside");
   run->add_flag("--no-analysis", flags->skips_analysis, "only rows, not what each trace shows");
   run->add_flag("--no-kept", flags->skips_kept, "do not store which entries each policy kept");
+  run->add_option("--device", flags->device, "cpu or auto")->capture_default_str();
   run->add_option("--threads", flags->threads, "0: all")->check(CLI::Range(0, 1 << 14))->capture_default_str();
   run->add_option("-o,--output", flags->output, "results file (HDF5)")->required();
   run->add_option("--csv", flags->csv, "also as CSV; - is stdout");

@@ -139,6 +139,7 @@ TEST(ReplayProgram, BadInputIsOneLineAndLeavesNoFile) {
       {"run @ --policy tova --keep-fraction 0.5 --decide-at never", "--decide-at"},
       {"run @ --policy tova --keep-fraction 0.5 --threads -1", "--threads"},
       {"run @ --policy tova --keep-fraction 0.5 --nonsense", "--nonsense"},
+      {"run @ --policy tova --keep-fraction 0.5 --device cuda:7", "--device"},
       {"merge TEXT", "text.kvtrace.h5"},
       {"merge @", "results"},
       {"fly", "subcommand"},
