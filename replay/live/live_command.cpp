@@ -19,7 +19,7 @@ namespace kvscope {
 namespace {
 
 struct Flags {
-  std::string model, kv_dtype = "f16", output, csv;
+  std::string model, device = "auto", kv_dtype = "f16", output, csv;
   TaskFlags task;
   SweepFlags sweep;
   int prefill_chunk = 512, fork_mib = 4096, threads = 0;
@@ -42,6 +42,9 @@ std::vector<PlanRequest> RequestsOf(const SweepOptions& options) {
 }
 
 void Run(const Flags& flags, const std::string& command) {
+  if (flags.device != "cpu" && flags.device != "auto") {
+    throw Error(StrCat("--device ", flags.device, ": expected cpu or auto; this build decodes on the CPU"));
+  }
   SweepOptions sweep = OptionsOf(flags.sweep);
   sweep.is_bare = flags.is_bare;
   const std::vector<PlanRequest> requests = RequestsOf(sweep);
@@ -104,6 +107,7 @@ void AddLiveCommand(CLI::App& app, const std::string& command) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   live->add_flag("!--no-speed", flags->measures_speed, "do not measure tokens/s of each fork alone");
+  live->add_option("--device", flags->device, "cpu or auto")->capture_default_str();
   live->add_option("--threads", flags->threads, "0: all")->check(CLI::Range(0, 1 << 14))->capture_default_str();
   live->add_option("-o,--output", flags->output, "results file (HDF5)")->required();
   live->add_option("--csv", flags->csv, "also as CSV; - is stdout");
