@@ -46,6 +46,7 @@ struct Plan {
   CacheRules RulesOf(int layer_index) const;
   std::unique_ptr<LayerCache> MakeCache(int layer_index, float scale) const;
   double BytesPerEntry() const;  // store and state
+  double FullBytes() const;      // fp16 cache of everything before the decision
 };
 
 struct PlanOptions {

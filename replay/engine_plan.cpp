@@ -148,6 +148,11 @@ double Plan::BytesPerEntry() const {
   return store->BytesPerEntry(shape.head_dim_k, shape.head_dim_v) + needs.state_bytes_per_entry;
 }
 
+double Plan::FullBytes() const {
+  return kHalfBytes * (shape.head_dim_k + shape.head_dim_v) * shape.num_layers * shape.num_kv_heads *
+         request.decision_token;
+}
+
 std::string WhyRefused(const TraceSource& source, const PlanRequest& request) {
   if (std::string reason = WhyNotReplayable(source); !reason.empty()) return reason;
   const int decision = request.decision_token, num_tokens = NumTokens(source);

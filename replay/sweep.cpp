@@ -174,9 +174,7 @@ void ReplayTrace(const TraceSource& source, const std::string& path, const Sweep
     row.figures.Set("refused_reason", cell.refused);
     if (!cell.refused.empty()) continue;
     const Plan& plan = plans[next];
-    const double full_bytes = 2.0 * (plan.shape.head_dim_k + plan.shape.head_dim_v) * plan.shape.num_layers *
-                              plan.shape.num_kv_heads * plan.request.decision_token;
-    metrics[next].FillRow(full_bytes, plan.store->bits(), row.figures, row.arrays);
+    metrics[next].FillRow(plan.FullBytes(), plan.store->bits(), row.figures, row.arrays);
     if (plan.is_minimum) {
       const std::string note = row.figures.Text("class_note");
       row.figures.Set("class_note", StrCat(note, note.empty() ? "" : "; ", "minimum of one entry per KV head"));

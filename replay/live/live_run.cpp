@@ -297,8 +297,7 @@ class LivePrompt {
 
   void FillBytes(const PlanFork& fork) {
     const ModelShape& shape = fork.plan->shape;
-    const double full_bytes =
-        2.0 * (shape.head_dim_k + shape.head_dim_v) * shape.num_layers * shape.num_kv_heads * decision_token_;
+    const double full_bytes = fork.plan->FullBytes();
     ResultRow& figures = fork.row->figures;
     fork.row->arrays.push_back(KeptArray(*fork.plan));
     figures.Set("bits", fork.plan->store->bits());
