@@ -315,7 +315,7 @@ void LayerCache::Apply(const LayerPlan& plan, int query_token) {
       }
     }
     head.token_from_slot.resize(kept);
-    head.stored->Keep(keep);
+    head.stored->Keep(keep, {});
   }
 }
 

@@ -59,7 +59,8 @@ class RowHead final : public StoredHead {
     Codec::Encode(v.data(), count, dim_v_, values_.Append(count));
     num_slots_ += count;
   }
-  void Keep(std::span<const int> slots) override {
+  void Keep(std::span<const int> slots, std::span<const uint8_t> bits) override {
+    KVSCOPE_CHECK(bits.empty());
     for (size_t kept = 0; kept < slots.size(); ++kept) {
       KVSCOPE_CHECK(slots[kept] >= 0 && slots[kept] < num_slots_ && (kept == 0 || slots[kept - 1] < slots[kept]));
     }
@@ -67,28 +68,28 @@ class RowHead final : public StoredHead {
     values_.Keep(slots);
     num_slots_ = static_cast<int>(slots.size());
   }
-  void ReadKeys(int slot_begin, int count, float* k) const override {
-    CheckRange(slot_begin, count);
-    Codec::Decode(keys_.Row(slot_begin), count, dim_k_, k);
+  void ReadKeys(int row_begin, int count, float* k) const override {
+    CheckRange(row_begin, count);
+    Codec::Decode(keys_.Row(row_begin), count, dim_k_, k);
   }
-  void ReadValues(int slot_begin, int count, float* v) const override {
-    CheckRange(slot_begin, count);
-    Codec::Decode(values_.Row(slot_begin), count, dim_v_, v);
+  void ReadValues(int row_begin, int count, float* v) const override {
+    CheckRange(row_begin, count);
+    Codec::Decode(values_.Row(row_begin), count, dim_v_, v);
   }
-  const void* RawKeys(int slot_begin, DType& dtype) const override {
+  const void* RawKeys(int row_begin, DType& dtype) const override {
     if constexpr (requires { Codec::kDType; }) {
       dtype = Codec::kDType;
-      return keys_.Row(slot_begin);
+      return keys_.Row(row_begin);
     } else {
-      return StoredHead::RawKeys(slot_begin, dtype);
+      return StoredHead::RawKeys(row_begin, dtype);
     }
   }
   int64_t bytes() const override { return keys_.bytes() + values_.bytes(); }
   std::unique_ptr<StoredHead> Clone() const override { return std::make_unique<RowHead>(*this); }
 
  private:
-  void CheckRange(int slot_begin, int count) const {
-    KVSCOPE_CHECK(slot_begin >= 0 && count >= 0 && slot_begin <= num_slots_ - count);
+  void CheckRange(int row_begin, int count) const {
+    KVSCOPE_CHECK(row_begin >= 0 && count >= 0 && row_begin <= num_slots_ - count);
   }
 
   int dim_k_, dim_v_, num_slots_ = 0;

@@ -62,9 +62,9 @@ TEST_P(EveryStore, HoldsTheBytesItBills) {
   head_->Append(k_, v_, 50);
   EXPECT_EQ(head_->num_slots(), 50);
   EXPECT_DOUBLE_EQ(head_->bytes(), 50 * store_->BytesPerEntry(dim_k(), dim_v()));
-  head_->Keep(std::vector<int>{0, 7, 49});
+  head_->Keep(std::vector<int>{0, 7, 49}, {});
   EXPECT_DOUBLE_EQ(head_->bytes(), 3 * store_->BytesPerEntry(dim_k(), dim_v()));
-  head_->Keep({});
+  head_->Keep({}, {});
   EXPECT_EQ(head_->bytes(), 0);
 }
 
@@ -85,7 +85,7 @@ TEST_P(EveryStore, KeptEntriesDoNotChange) {
   const std::vector<float> keys = Keys(0, 50), values = Values(0, 50);
   const std::unique_ptr<StoredHead> clone = head_->Clone();
   const std::vector<int> slots{1, 2, 17, 30, 49};
-  head_->Keep(slots);
+  head_->Keep(slots, {});
   head_->Append(std::span(k_).first(dim_k()), std::span(v_).first(dim_v()), 1);
   for (size_t kept = 0; kept < slots.size(); ++kept) {
     const auto key = keys.begin() + slots[kept] * dim_k(), value = values.begin() + slots[kept] * dim_v();
