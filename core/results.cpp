@@ -72,6 +72,8 @@ constexpr std::array kColumns = std::to_array<ResultColumn>({
     {"seed", kNumber, "", "seed of the task"},
     {"version", kText, "", "kvscope version that made the row"},
     {"refused_reason", kText, "", "why this policy was not run on this trace; every figure is then empty"},
+    {"prefill_bytes_peak", kNumber, "bytes",
+     "largest cache before the decision: the full one, or less for a policy that compresses during prefill"},
 });
 
 const ResultColumn* FindColumn(std::string_view name) {

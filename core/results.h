@@ -57,6 +57,7 @@ struct NamedArray {
 //   output_error     [layer, head]
 //   needle_retention_step [query]       mean over layers and KV heads
 //   kept             [layer, kv_head, token]  1 where kept right after the decision
+//   bits             [layer, kv_head, token]  bits of the entry then, 0 where dropped; only where entries differ
 struct Results {
   struct Row {
     ResultRow figures;

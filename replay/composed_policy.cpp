@@ -6,11 +6,13 @@
 
 #include "core/error.h"
 #include "kernels/top_k.h"
+#include "replay/distortion.h"
 
 namespace kvscope {
 namespace {
 
-void Compact(std::vector<float>& values, std::span<const int> kept_slots) {
+template <typename T>
+void Compact(std::vector<T>& values, std::span<const int> kept_slots) {
   for (size_t kept = 0; kept < kept_slots.size(); ++kept) values[kept] = values[kept_slots[kept]];
   values.resize(kept_slots.size());
 }
@@ -21,44 +23,64 @@ std::vector<int> AllSlots(size_t count) {
   return slots;
 }
 
-// Slots [begin, end) of one chunk and its rank among chunks.
+// Slots [begin, end) that share a chunk.
 struct Chunk {
   size_t begin = 0, end = 0;
-  float priority = 0;
+  float highest_protected = 0;  // 0: none
+  float together = 0;           // priority of the entries that are not protected
 };
 
-std::vector<Chunk> ChunksOf(std::span<const int> token_from_slot, std::span<const float> priority, int chunk_tokens) {
+std::vector<Chunk> ChunksOf(std::span<const int> token_from_slot, std::span<const float> priority,
+                            const Granularity& granularity) {
   std::vector<Chunk> chunks;
   for (size_t begin = 0, end = 0; begin < priority.size(); begin = end) {
-    double sum = 0;
-    float highest_protected = 0;
-    const int chunk = token_from_slot[begin] / chunk_tokens;
-    for (end = begin; end < priority.size() && token_from_slot[end] / chunk_tokens == chunk; ++end) {
-      sum += priority[end];
-      if (priority[end] >= kProtectedPriority) highest_protected = std::max(highest_protected, priority[end]);
+    Chunk chunk{begin, begin};
+    double sum = 0, count = 0;
+    float highest = kAbsentPriority;
+    const int index = token_from_slot[begin] / granularity.chunk_tokens;
+    for (; end < priority.size() && token_from_slot[end] / granularity.chunk_tokens == index; ++end) {
+      if (priority[end] >= kProtectedPriority) {
+        chunk.highest_protected = std::max(chunk.highest_protected, priority[end]);
+      } else {
+        sum += priority[end], ++count;
+        highest = std::max(highest, priority[end]);
+      }
     }
-    const float mean = static_cast<float>(sum / static_cast<double>(end - begin));
-    chunks.push_back({begin, end, highest_protected > 0 ? highest_protected : mean});
+    chunk.end = end;
+    if (count > 0) chunk.together = granularity.ranks_by_max ? highest : static_cast<float>(sum / count);
+    chunks.push_back(chunk);
   }
-  std::stable_sort(chunks.begin(), chunks.end(),
-                   [](const Chunk& a, const Chunk& b) { return a.priority > b.priority; });
   return chunks;
+}
+
+// Gives all entries of a chunk that are not protected the priority of the chunk.
+void RankTogether(std::span<const int> token_from_slot, const Granularity& granularity, std::span<float> priority) {
+  if (granularity.chunk_tokens == 1) return;
+  for (const Chunk& chunk : ChunksOf(token_from_slot, priority, granularity)) {
+    for (size_t slot = chunk.begin; slot < chunk.end; ++slot) {
+      if (priority[slot] < kProtectedPriority) priority[slot] = chunk.together;
+    }
+  }
 }
 
 }  // namespace
 
-std::vector<int> SelectSlots(std::span<const int> token_from_slot, std::span<const float> priority, int chunk_tokens,
-                             int budget) {
+std::vector<int> SelectSlots(std::span<const int> token_from_slot, std::span<const float> priority,
+                             const Granularity& granularity, int budget) {
   KVSCOPE_CHECK_EQ(token_from_slot.size(), priority.size());
   const auto num_protected =
       std::count_if(priority.begin(), priority.end(), [](float value) { return value >= kProtectedPriority; });
-  if (chunk_tokens == 1 || num_protected >= budget) return cpu::TopK(priority, budget);
+  if (granularity.chunk_tokens == 1 || num_protected >= budget) return cpu::TopK(priority, budget);
 
   std::vector<int> kept;
   for (size_t slot = 0; slot < priority.size(); ++slot) {
     if (priority[slot] >= kProtectedPriority) kept.push_back(static_cast<int>(slot));
   }
-  for (const Chunk& chunk : ChunksOf(token_from_slot, priority, chunk_tokens)) {
+  std::vector<Chunk> chunks = ChunksOf(token_from_slot, priority, granularity);
+  std::stable_sort(chunks.begin(), chunks.end(), [](const Chunk& a, const Chunk& b) {
+    return std::pair(a.highest_protected, a.together) > std::pair(b.highest_protected, b.together);
+  });
+  for (const Chunk& chunk : chunks) {
     std::vector<int> candidates;
     std::vector<float> candidate_priority;
     for (size_t slot = chunk.begin; slot < chunk.end; ++slot) {
@@ -74,47 +96,68 @@ std::vector<int> SelectSlots(std::span<const int> token_from_slot, std::span<con
   return kept;
 }
 
-ComposedPolicy::ComposedPolicy(std::string name, std::unique_ptr<Scorer> scorer,
-                               std::shared_ptr<const Allocator> allocator, const PolicySettings& settings)
-    : name_(std::move(name)), scorer_(std::move(scorer)), allocator_(std::move(allocator)), settings_(settings) {
-  KVSCOPE_CHECK(settings_.chunk_tokens >= 1);
+ComposedPolicy::ComposedPolicy(std::string name, Parts parts, const PolicySettings& settings)
+    : name_(std::move(name)), parts_(std::move(parts)), settings_(settings) {
+  KVSCOPE_CHECK(settings_.granularity.chunk_tokens >= 1);
 }
 
 ComposedPolicy::ComposedPolicy(const ComposedPolicy& other)
     : name_(other.name_),
-      scorer_(other.scorer_->Clone()),
-      allocator_(other.allocator_),
+      parts_{other.parts_.scorer->Clone(), other.parts_.allocator, other.parts_.store},
       settings_(other.settings_),
+      shape_(other.shape_),
       needs_(other.needs_),
+      budget_(other.budget_),
       layers_(other.layers_) {}
 
 PolicyNeeds ComposedPolicy::Needs(const ModelShape& shape) const {
-  PolicyNeeds needs = scorer_->Needs(shape);
-  if (needs.scope == Scope::kLayer && allocator_->per_head()) {
+  PolicyNeeds needs = parts_.scorer->Needs(shape);
+  if (needs.scope == Scope::kLayer && parts_.allocator->per_head()) {
     throw Error(StrCat(name_,
                        ": it keeps the same tokens in all KV heads of a layer, but its allocator gives them "
                        "different budgets; use another allocator or a scorer that decides per KV head"));
   }
   needs.every = settings_.every;
-  if (!WatchesSteps()) needs.state_bytes_per_entry = 0;
+  if (!WatchesSteps()) needs.state_bytes_per_entry = 0, needs.trace_weights = false;
+  needs.oracle |= parts_.store->is_oracle();
+  needs.spends_bits = parts_.allocator->spends_bits() && !needs.fixed_rate;
+  if (needs.spends_bits) {
+    needs.keys = needs.values = true;
+    needs.queries = parts_.store->key_balance() == KeyBalance::kQueryKey;
+    // Two bits say which of the pools an entry is in.
+    needs.state_bytes_per_entry += 0.25 / (needs.scope == Scope::kLayer ? shape.num_kv_heads : 1);
+  }
   return needs;
 }
 
 void ComposedPolicy::AfterLayer(const LayerView& view) {
-  const ModelShape& shape = view.shape();
   if (layers_.empty()) {
-    needs_ = Needs(shape);
-    layers_.resize(shape.num_layers);
+    shape_ = view.shape();
+    needs_ = Needs(shape_);
+    layers_.resize(shape_.num_layers);
   }
   Layer& layer = layers_.at(view.layer_index());
-  layer.relevance.assign(shape.num_kv_heads, std::vector<float>(view.num_tokens(), 0.0f));
-  layer.queries_since_decision = 0;
-  scorer_->Seed(view, layer.relevance);
+  layer = {};
+  layer.relevance.assign(shape_.num_kv_heads, std::vector<float>(view.num_tokens(), 0.0f));
+  parts_.scorer->Seed(view, layer.relevance);
+  if (!needs_.spends_bits) return;
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads && parts_.store->key_balance() != KeyBalance::kNone; ++kv_head) {
+    layer.key_factors.push_back(KeyFactors(view, kv_head, parts_.store->key_balance()));
+  }
+  layer.distortion = MeasureDistortion(view, *parts_.store, layer.key_factors);
+}
+
+std::vector<double> ComposedPolicy::Distortion() const {
+  std::vector<double> mean(parts_.store->ladder().size());
+  for (const Layer& layer : layers_) {
+    for (size_t i = 0; i < mean.size(); ++i) mean[i] += layer.distortion.at(i) / static_cast<double>(layers_.size());
+  }
+  return mean;
 }
 
 std::vector<float> ComposedPolicy::Prioritize(const PriorityView& view) const {
   std::vector<float> priority(view.relevance.size());
-  scorer_->Prioritize(view, priority);
+  parts_.scorer->Prioritize(view, priority);
   for (size_t slot = 0; slot < priority.size(); ++slot) {
     const int token = view.token_from_slot[slot];
     if (settings_.guards.Holds(token, view.next_token)) priority[slot] = GuardPriority(token);
@@ -122,32 +165,55 @@ std::vector<float> ComposedPolicy::Prioritize(const PriorityView& view) const {
   return priority;
 }
 
-Budgets ComposedPolicy::Allocate(const ModelShape& shape, int num_tokens, int uniform_entries) {
+Budgets ComposedPolicy::Allocate(const ModelShape& shape, const PolicyBudget& budget) {
   KVSCOPE_CHECK_EQ(static_cast<int>(layers_.size()), shape.num_layers);
-  const std::vector<int> tokens = AllSlots(num_tokens);
+  budget_ = budget;
+  const std::vector<int> tokens = AllSlots(budget.num_tokens);
+  const int contested = needs_.spends_bits ? parts_.allocator->ContestedEntries(budget) : budget.uniform_entries;
   std::vector<PerSlot> priority(shape.num_layers);
   for (int layer = 0; layer < shape.num_layers; ++layer) {
     for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
       const bool is_copy = needs_.scope == Scope::kLayer && kv_head > 0;
       priority[layer].push_back(is_copy ? priority[layer][0]
-                                        : Prioritize({layer, kv_head, num_tokens, uniform_entries, tokens,
+                                        : Prioritize({layer, kv_head, budget.num_tokens, contested, tokens,
                                                       layers_[layer].relevance.at(kv_head)}));
     }
   }
-  Budgets budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, num_tokens));
-  if (!needs_.fixed_rate) {
-    budgets = allocator_->Allocate({shape, num_tokens, uniform_entries, priority});
-    int64_t total = 0;
-    for (const std::vector<int>& layer : budgets) {
-      for (int budget : layer) {
-        KVSCOPE_CHECK(budget >= 1 && budget <= num_tokens);
-        total += budget;
+  Budgets budgets;
+  if (needs_.spends_bits) {
+    CheckGuardBytes();
+    SpendAtDecision(priority, tokens);
+    for (const Layer& layer : layers_) {
+      budgets.emplace_back();
+      for (const std::vector<uint8_t>& bits : layer.bits) {
+        budgets.back().push_back(static_cast<int>(bits.size() - std::count(bits.begin(), bits.end(), 0)));
       }
     }
-    KVSCOPE_CHECK_LE(total, int64_t{uniform_entries} * shape.num_layers * shape.num_kv_heads);
+  } else {
+    budgets = AllocateEntries(priority);
+    CheckGuards(budgets, budget.num_tokens);
   }
-  CheckGuards(budgets, num_tokens);
   for (int layer = 0; layer < shape.num_layers; ++layer) layers_[layer].priority = std::move(priority[layer]);
+  return budgets;
+}
+
+Budgets ComposedPolicy::AllocateEntries(const std::vector<PerSlot>& priority) const {
+  const int num_tokens = budget_.num_tokens;
+  if (needs_.fixed_rate) return Budgets(shape_.num_layers, std::vector<int>(shape_.num_kv_heads, num_tokens));
+  Budgets budgets = parts_.allocator->Allocate({shape_, num_tokens, budget_.uniform_entries, priority});
+  int64_t total = 0;
+  for (size_t layer = 0; layer < budgets.size(); ++layer) {
+    for (size_t kv_head = 0; kv_head < budgets[layer].size(); ++kv_head) {
+      int& entries = budgets[layer][kv_head];
+      KVSCOPE_CHECK(entries >= 1);
+      total += entries;
+      if (!needs_.propagates) continue;
+      const std::vector<float>& row = priority[layer][kv_head];
+      const auto absent = std::count(row.begin(), row.end(), kAbsentPriority);
+      entries = std::min(entries, num_tokens - static_cast<int>(absent));
+    }
+  }
+  KVSCOPE_CHECK_LE(total, int64_t{budget_.uniform_entries} * shape_.num_layers * shape_.num_kv_heads);
   return budgets;
 }
 
@@ -164,17 +230,91 @@ void ComposedPolicy::CheckGuards(const Budgets& budgets, int num_tokens) const {
   }
 }
 
+void ComposedPolicy::CheckGuardBytes() const {
+  const Guards& guards = settings_.guards;
+  const int64_t guarded = std::min<int64_t>(budget_.num_tokens, int64_t{guards.sinks} + guards.recent);
+  const double bytes = static_cast<double>(guarded * shape_.num_layers * shape_.num_kv_heads) *
+                       budget_.entry_bytes[parts_.store->ladder()[0]];
+  if (guarded == 0 || bytes <= budget_.bytes) return;
+  throw Error(StrCat(name_, ": guards sinks=", guards.sinks, ",recent=", guards.recent, " hold ", guarded,
+                     " entries per KV head or ", bytes, " bytes, above a budget of ", budget_.bytes,
+                     " bytes; lower the guards or keep a larger fraction"));
+}
+
+std::vector<double> ComposedPolicy::RowBytes() const {
+  std::vector<double> bytes;
+  for (const uint8_t bits : parts_.store->ladder()) {
+    bytes.push_back(budget_.entry_bytes[bits] * (shape_.num_kv_heads / NumRows()));
+  }
+  return bytes;
+}
+
+SpendingView ComposedPolicy::ViewOf(std::vector<SpendingView::Row> rows, std::span<const double> row_bytes,
+                                    std::span<const double> distortion, double bytes) const {
+  return {std::move(rows), parts_.store->ladder(), row_bytes, distortion, bytes, budget_.uniform_entries};
+}
+
+double ComposedPolicy::BytesOf(const Layer& layer) const {
+  double bytes = 0;
+  for (const std::vector<uint8_t>& row : layer.bits) {
+    for (const uint8_t bits : row) bytes += budget_.entry_bytes[bits];
+  }
+  return bytes;
+}
+
+void ComposedPolicy::SpendAtDecision(const std::vector<PerSlot>& priority, std::span<const int> tokens) {
+  const std::vector<uint8_t> fresh(tokens.size(), parts_.store->ladder()[0]);
+  const std::vector<double> row_bytes = RowBytes(), distortion = Distortion();
+  std::vector<std::vector<float>> ranked;
+  for (const PerSlot& layer : priority) {
+    for (int row = 0; row < NumRows(); ++row) {
+      ranked.push_back(layer[row]);
+      RankTogether(tokens, settings_.granularity, ranked.back());
+    }
+  }
+  std::vector<SpendingView::Row> rows;
+  for (size_t row = 0; row < ranked.size(); ++row) {
+    rows.push_back({static_cast<int>(row) / NumRows(), ranked[row], fresh, tokens});
+  }
+  const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), row_bytes, distortion, budget_.bytes));
+  double spent = 0;
+  for (int layer = 0; layer < shape_.num_layers; ++layer) {
+    for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
+      layers_[layer].bits.push_back(bits.at(layer * NumRows() + std::min(kv_head, NumRows() - 1)));
+    }
+    layers_[layer].budget_bytes = BytesOf(layers_[layer]);
+    spent += layers_[layer].budget_bytes;
+  }
+  const double rest = std::max(0.0, budget_.bytes - spent) / shape_.num_layers;
+  for (Layer& layer : layers_) layer.budget_bytes += rest;
+}
+
+std::optional<Propagation> ComposedPolicy::Propagates() const {
+  return parts_.scorer->Propagates(budget_.num_tokens, budget_.uniform_entries);
+}
+
 LayerPlan ComposedPolicy::Select(int layer_index, const std::vector<int>& budget_entries) {
   Layer& layer = layers_.at(layer_index);
   KVSCOPE_CHECK_EQ(layer.priority.size(), budget_entries.size());  // Allocate comes first
   const std::vector<int> tokens = AllSlots(layer.priority[0].size());
   LayerPlan plan(budget_entries.size());
   for (size_t kv_head = 0; kv_head < plan.size(); ++kv_head) {
+    HeadPlan& head = plan[kv_head];
     const bool is_copy = needs_.scope == Scope::kLayer && kv_head > 0;
-    plan[kv_head].keep =
-        is_copy ? plan[0].keep
-                : SelectSlots(tokens, layer.priority[kv_head], settings_.chunk_tokens, budget_entries[kv_head]);
-    Compact(layer.relevance[kv_head], plan[kv_head].keep);
+    if (needs_.spends_bits) {
+      for (const int slot : tokens) {
+        if (layer.bits[kv_head][slot] == 0) continue;
+        head.keep.push_back(slot);
+        head.bits.push_back(layer.bits[kv_head][slot]);
+      }
+      layer.bits[kv_head] = head.bits;
+      if (!layer.key_factors.empty()) head.key_factors = layer.key_factors[kv_head];
+    } else {
+      head.keep = is_copy
+                      ? plan[0].keep
+                      : SelectSlots(tokens, layer.priority[kv_head], settings_.granularity, budget_entries[kv_head]);
+    }
+    Compact(layer.relevance[kv_head], head.keep);
   }
   layer.priority.clear();
   return plan;
@@ -183,19 +323,27 @@ LayerPlan ComposedPolicy::Select(int layer_index, const std::vector<int>& budget
 std::optional<LayerPlan> ComposedPolicy::AfterStep(const StepView& step, const std::vector<int>& budget_entries) {
   if (!WatchesSteps()) return std::nullopt;
   Layer& layer = layers_.at(step.layer_index());
-  const int num_kv_heads = static_cast<int>(layer.relevance.size());
   bool is_above_budget = false;
-  for (int kv_head = 0; kv_head < num_kv_heads; ++kv_head) {
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const size_t num_slots = step.TokenFromSlot(kv_head).size();
     KVSCOPE_CHECK_LE(layer.relevance[kv_head].size(), num_slots);
     layer.relevance[kv_head].resize(num_slots, 0.0f);
-    is_above_budget |= static_cast<int>(num_slots) > budget_entries.at(kv_head);
+    if (needs_.spends_bits) {
+      layer.bits[kv_head].resize(num_slots, parts_.store->ladder()[0]);
+    } else {
+      is_above_budget |= static_cast<int>(num_slots) > budget_entries.at(kv_head);
+    }
   }
-  scorer_->Update(step, layer.relevance);
-  if (++layer.queries_since_decision % settings_.every != 0 || !is_above_budget) return std::nullopt;
+  parts_.scorer->Update(step, layer.relevance);
+  if (++layer.queries_since_decision % settings_.every != 0) return std::nullopt;
+  if (needs_.spends_bits) is_above_budget = BytesOf(layer) > layer.budget_bytes;
+  if (!is_above_budget) return std::nullopt;
+  return needs_.spends_bits ? Spend(step, layer) : Evict(step, layer, budget_entries);
+}
 
-  LayerPlan plan(num_kv_heads);
-  for (int kv_head = 0; kv_head < num_kv_heads; ++kv_head) {
+LayerPlan ComposedPolicy::Evict(const StepView& step, Layer& layer, const std::vector<int>& budget_entries) {
+  LayerPlan plan(shape_.num_kv_heads);
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const std::span<const int> tokens = step.TokenFromSlot(kv_head);
     std::vector<float>& relevance = layer.relevance[kv_head];
     if (static_cast<int>(tokens.size()) <= budget_entries[kv_head]) {
@@ -205,9 +353,37 @@ std::optional<LayerPlan> ComposedPolicy::AfterStep(const StepView& step, const s
     } else {
       const std::vector<float> priority =
           Prioritize({step.layer_index(), kv_head, step.query_token() + 1, budget_entries[kv_head], tokens, relevance});
-      plan[kv_head].keep = SelectSlots(tokens, priority, settings_.chunk_tokens, budget_entries[kv_head]);
+      plan[kv_head].keep = SelectSlots(tokens, priority, settings_.granularity, budget_entries[kv_head]);
     }
     Compact(relevance, plan[kv_head].keep);
+  }
+  return plan;
+}
+
+LayerPlan ComposedPolicy::Spend(const StepView& step, Layer& layer) {
+  const std::vector<double> row_bytes = RowBytes(), distortion = Distortion();
+  std::vector<std::vector<float>> ranked;
+  std::vector<SpendingView::Row> rows;
+  for (int row = 0; row < NumRows(); ++row) {
+    const std::span<const int> tokens = step.TokenFromSlot(row);
+    ranked.push_back(Prioritize({step.layer_index(), row, step.query_token() + 1,
+                                 parts_.allocator->ContestedEntries(budget_), tokens, layer.relevance[row]}));
+    RankTogether(tokens, settings_.granularity, ranked.back());
+  }
+  for (int row = 0; row < NumRows(); ++row) {
+    rows.push_back({step.layer_index(), ranked[row], layer.bits[row], step.TokenFromSlot(row)});
+  }
+  const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), row_bytes, distortion, layer.budget_bytes));
+  LayerPlan plan(shape_.num_kv_heads);
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
+    const std::vector<uint8_t>& row = bits.at(std::min(kv_head, NumRows() - 1));
+    for (size_t slot = 0; slot < row.size(); ++slot) {
+      if (row[slot] == 0) continue;
+      plan[kv_head].keep.push_back(static_cast<int>(slot));
+      plan[kv_head].bits.push_back(row[slot]);
+    }
+    layer.bits[kv_head] = plan[kv_head].bits;
+    Compact(layer.relevance[kv_head], plan[kv_head].keep);
   }
   return plan;
 }

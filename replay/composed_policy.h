@@ -1,29 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-// A cell of the grid scorer x allocator x granularity x trigger as a whole policy.
+// A cell of the grid scorer x allocator x granularity x trigger x store as a whole policy.
 //
-// At the decision: the scorer seeds relevance layer by layer, turns it into priority, guards are laid over it, the
-// allocator gives each KV head a budget, and each head keeps its best entries (tokens, or chunks of tokens).
-// Afterwards, with growth=fixed: relevance is updated by every query and each `every`-th one brings the cache back to
-// its budget. With growth=append nothing is evicted any more, so nothing is watched and no state is billed.
-// AfterLayer runs layer after layer; Select and AfterStep of different layers may run at the same time.
+// At the decision: the scorer seeds relevance layer by layer, turns it into priority, guards are laid over it. Then
+// - an allocator of entries gives each KV head a budget, and each head keeps its best (tokens, or chunks of tokens);
+// - an allocator of bits spends the bytes of all layers together: every entry gets bits from the store's ladder or
+// goes. Afterwards, with growth=fixed: relevance is updated by every query and each `every`-th one brings the cache
+// back to its budget; a layer then keeps the bytes that the decision gave it. With growth=append nothing changes any
+// more, so nothing is watched and no relevance is billed. AfterLayer runs layer after layer; Select and AfterStep of
+// different layers may run at the same time.
 #pragma once
 
 #include <memory>
 
 #include "replay/policy.h"
+#include "replay/store.h"
 
 namespace kvscope {
 
 class ComposedPolicy final : public Policy {
  public:
-  // name: for error messages. An allocator that is per_head() needs a scorer of Scope::kKvHead.
-  ComposedPolicy(std::string name, std::unique_ptr<Scorer> scorer, std::shared_ptr<const Allocator> allocator,
-                 const PolicySettings& settings);
+  struct Parts {
+    std::unique_ptr<Scorer> scorer;
+    std::shared_ptr<const Allocator> allocator;
+    std::shared_ptr<const Store> store;
+  };
+  // name: for error messages. An allocator that is per_head() needs a scorer of Scope::kKvHead, one of bits a store
+  // with a ladder.
+  ComposedPolicy(std::string name, Parts parts, const PolicySettings& settings);
   ComposedPolicy(const ComposedPolicy& other);
 
   PolicyNeeds Needs(const ModelShape& shape) const override;
   void AfterLayer(const LayerView& view) override;
-  Budgets Allocate(const ModelShape& shape, int num_tokens, int uniform_entries) override;
+  Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override;
+  std::optional<Propagation> Propagates() const override;
   LayerPlan Select(int layer_index, const std::vector<int>& budget_entries) override;
   bool WatchesSteps() const override { return settings_.every > 0 && settings_.growth == Growth::kFixed; }
   std::optional<LayerPlan> AfterStep(const StepView& step, const std::vector<int>& budget_entries) override;
@@ -31,27 +40,46 @@ class ComposedPolicy final : public Policy {
 
   // [kv_head][token], valid between Allocate and Select; for tests and the viewer.
   const PerSlot& priority(int layer_index) const { return layers_.at(layer_index).priority; }
+  // [ladder] measured on the prompt, after AfterLayer of all layers; for reports.
+  std::vector<double> Distortion() const;
 
  private:
   struct Layer {
     PerSlot relevance, priority;
     int queries_since_decision = 0;
+    // Allocators of bits only.
+    Bits bits;                                    // [kv_head][slot]
+    double budget_bytes = 0;                      // after the decision
+    std::vector<double> distortion;               // [ladder]
+    std::vector<std::vector<float>> key_factors;  // [kv_head], or empty
   };
   std::vector<float> Prioritize(const PriorityView& view) const;
   void CheckGuards(const Budgets& budgets, int num_tokens) const;
+  void CheckGuardBytes() const;
+  Budgets AllocateEntries(const std::vector<PerSlot>& priority) const;
+  void SpendAtDecision(const std::vector<PerSlot>& priority, std::span<const int> tokens);
+  SpendingView ViewOf(std::vector<SpendingView::Row> rows, std::span<const double> row_bytes,
+                      std::span<const double> distortion, double bytes) const;
+  // Bytes of one slot of a row, [ladder].
+  std::vector<double> RowBytes() const;
+  double BytesOf(const Layer& layer) const;
+  int NumRows() const { return needs_.scope == Scope::kLayer ? 1 : shape_.num_kv_heads; }  // of a layer
+  LayerPlan Evict(const StepView& step, Layer& layer, const std::vector<int>& budget_entries);
+  LayerPlan Spend(const StepView& step, Layer& layer);
 
   std::string name_;
-  std::unique_ptr<Scorer> scorer_;
-  std::shared_ptr<const Allocator> allocator_;
+  Parts parts_;
   PolicySettings settings_;
-  PolicyNeeds needs_;  // of the shape seen last
+  ModelShape shape_;  // seen last
+  PolicyNeeds needs_;
+  PolicyBudget budget_;
   std::vector<Layer> layers_;
 };
 
 // The `budget` best slots, ascending. With chunks (tokens that share token / chunk_tokens) protected entries come
-// first, then whole chunks by the mean priority of their entries, those that hold a protected entry before others; the
-// last chunk is cut to the exact count by priority. Ties: the lower token.
-std::vector<int> SelectSlots(std::span<const int> token_from_slot, std::span<const float> priority, int chunk_tokens,
-                             int budget);
+// first, then whole chunks by the mean or maximum of their entries' priorities, those that hold a protected entry
+// before others; the last chunk is cut to the exact count by priority. Ties: the lower token.
+std::vector<int> SelectSlots(std::span<const int> token_from_slot, std::span<const float> priority,
+                             const Granularity& granularity, int budget);
 
 }  // namespace kvscope

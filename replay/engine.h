@@ -4,6 +4,7 @@
 // once and shared by all plans. Live plans through the same function and makes its caches from the same plans.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -27,8 +28,12 @@ struct PlanRequest {
   PolicySpec spec;
   BudgetSpec budget;
   Guards guards;
-  int decision_token = 0;
-  std::function<std::unique_ptr<Policy>()> make_policy;  // instead of the spec's own, for tests
+  int decision_token = 0;  // the budget is a share of what comes before it; what comes after is measured
+  std::function<std::unique_ptr<Policy>()> make_policy{};  // instead of the spec's own, for tests
+  // The token before which the policy decides first: earlier than decision_token with prefill_chunk.
+  int FirstDecision() const {
+    return spec.prefill_chunk > 0 ? std::min(spec.prefill_chunk, decision_token) : decision_token;
+  }
 };
 
 // What one policy decided at one budget.
@@ -38,15 +43,17 @@ struct Plan {
   ModelShape shape;
   std::shared_ptr<const Store> store;
   std::unique_ptr<Policy> policy;  // ready for BeforeStep and AfterStep
-  int uniform_entries = 0;         // per KV head, as asked
+  PolicyBudget budget;             // as asked
   bool is_minimum = false;         // the budget gave less than one entry per KV head
-  Budgets budgets;                 // [layer][kv_head]
+  Budgets budgets;                 // [layer][kv_head] entries
   std::vector<LayerPlan> layers;   // [layer], slots are tokens
 
   CacheRules RulesOf(int layer_index) const;
   std::unique_ptr<LayerCache> MakeCache(int layer_index, float scale) const;
-  double BytesPerEntry() const;  // store and state
-  double FullBytes() const;      // fp16 cache of everything before the decision
+  double BytesPerEntry() const;                // store and state, of a new entry
+  double BytesOf(const HeadPlan& head) const;  // right after it was loaded, state included
+  bool SpendsBits() const { return needs.spends_bits; }
+  double FullBytes() const;  // fp16 cache of everything before the decision
 };
 
 struct PlanOptions {

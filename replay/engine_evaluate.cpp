@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // One layer at a time per thread, in blocks of queries: the full cache attends first, then every plan's cache.
 // A plan that neither watches steps nor chooses reads takes a block as one causal chunk; others one query at a time.
+// A plan that decides during prefill (prefill_chunk) steps through the rest of the prompt unmeasured.
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "core/error.h"
 #include "core/half.h"
@@ -64,9 +66,12 @@ struct PlanState {
   std::unique_ptr<LayerCache> cache;
   Policy* policy = nullptr;
   bool is_stepwise = false;
-  double bytes_per_entry = 0;            // as read: without the policy's state
-  std::vector<std::vector<float>> mask;  // [kv_head][token] 1: the query sees it
-  std::vector<CacheAction> evicted;      // by the last query
+  double bytes_per_entry = 0;  // as read: without the policy's state
+  double store_bits = 0;
+  std::vector<std::map<int, double>> needle_bits;  // [kv_head] of the needle tokens there were at the decision
+  bool is_measured = false;                        // the decision is behind it
+  std::vector<std::vector<float>> mask;            // [kv_head][token] 1: the query sees it
+  std::vector<CacheAction> actions;                // of the last query
   AttendRecord record;
   LayerMetrics metrics;
 };
@@ -85,7 +90,12 @@ class LayerEvaluation {
         num_tokens_(NumTokens(source)),
         group_(shape_.HeadsPerKvHead()) {
     first_token_ = num_tokens_;
-    for (const Plan& plan : plans) first_token_ = std::min(first_token_, plan.request.decision_token);
+    first_measured_ = num_tokens_;
+    for (const Plan& plan : plans) {
+      first_token_ = std::min(first_token_, plan.request.FirstDecision());
+      first_measured_ = std::min(first_measured_, plan.request.decision_token);
+      if (plan.needs.trace_weights) first_measured_ = std::min(first_measured_, plan.request.FirstDecision());
+    }
     num_queries_ = num_tokens_ - first_token_;
     stride_ = (int64_t{num_tokens_} + kPanelTokens - 1) / kPanelTokens * kPanelTokens;
     is_needle_.assign(num_tokens_, 0);
@@ -96,11 +106,12 @@ class LayerEvaluation {
     Load();
     const int64_t row_bytes = shape_.num_heads * stride_ * static_cast<int64_t>(sizeof(float));
     const int block = static_cast<int>(std::clamp<int64_t>(kWeightBytes / row_bytes, 1, kMostQueries));
-    for (begin_ = 0; begin_ < num_queries_; begin_ += block) {
+    for (begin_ = 0; begin_ < num_queries_; begin_ += block_) {
       block_ = std::min(block, num_queries_ - begin_);
-      AttendFully();
+      if (first_token_ + begin_ < first_measured_) block_ = std::min(block_, first_measured_ - first_token_ - begin_);
+      if (first_token_ + begin_ >= first_measured_) AttendFully();
       for (size_t plan = 0; plan < plans_.size(); ++plan) {
-        const int begin = std::max(begin_, plans_[plan].request.decision_token - first_token_);
+        const int begin = std::max(begin_, plans_[plan].request.FirstDecision() - first_token_);
         const int end = begin_ + block_;
         if (begin >= end) continue;
         if (states_[plan].is_stepwise) {
@@ -111,7 +122,10 @@ class LayerEvaluation {
       }
     }
     std::vector<LayerMetrics> metrics;
-    for (PlanState& state : states_) metrics.push_back(std::move(state.metrics));
+    for (PlanState& state : states_) {
+      if (!state.is_measured) StartMeasuring(state);
+      metrics.push_back(std::move(state.metrics));
+    }
     return metrics;
   }
 
@@ -134,6 +148,9 @@ class LayerEvaluation {
   void AttendFully();
   void EvaluateChunk(size_t plan, int query, int count);
   void EvaluateOne(size_t plan, int query);
+  void SeeStep(size_t plan, int query, const ReadPlan* reads, const AttendRecord& record);
+  // The decision is behind it: what was kept, at which bits.
+  void StartMeasuring(PlanState& state) const;
   // What the query saw, given out [num_heads, head_dim_v] rows `out_stride` floats apart.
   void Measure(size_t plan, int query, const float* out, int64_t out_stride);
   void AddNeedleWeight(size_t plan, int head, int query, double weight);
@@ -152,6 +169,7 @@ class LayerEvaluation {
   const ModelShape shape_;
   const int num_tokens_, group_;
   int first_token_ = 0, num_queries_ = 0;  // queries are first_token_ + 0, 1, ...
+  int first_measured_ = 0;                 // the full cache attends from this token on
   int64_t stride_ = 0;
   std::vector<char> is_needle_;            // [token]
   std::vector<Buffer> trace_k_, trace_v_;  // [kv_head] [tokens, dim]
@@ -175,10 +193,12 @@ void LayerEvaluation::Load() {
   for (size_t plan = 0; plan < plans_.size(); ++plan) {
     PlanState& state = states_[plan];
     state.cache = plans_[plan].MakeCache(layer_index_, layer_.scale);
-    state.cache->set_action_log(&state.evicted);
+    state.cache->set_action_log(&state.actions);
     state.policy = policies_[plan].get();
-    state.is_stepwise = state.policy->WatchesSteps() || state.policy->ChoosesReads();
+    state.is_stepwise = state.cache->TakesTokensSingly(*state.policy);
     state.bytes_per_entry = plans_[plan].store->BytesPerEntry(shape_.head_dim_k, shape_.head_dim_v);
+    state.store_bits = plans_[plan].store->bits();
+    state.needle_bits.resize(shape_.num_kv_heads);
     state.mask.assign(shape_.num_kv_heads, std::vector<float>(num_tokens_, 0.0f));
     state.metrics = LayerMetrics(shape_, num_tokens_ - plans_[plan].request.decision_token);
   }
@@ -201,27 +221,42 @@ void LayerEvaluation::Load() {
     AppendFloats(data->v, int64_t{first_token_} * shape_.head_dim_v, int64_t{num_queries_} * shape_.head_dim_v, v_);
     for (size_t plan = 0; plan < plans_.size(); ++plan) LoadPlan(plan, kv_head, *data);
   }
-  for (PlanState& state : states_) {
-    state.metrics.decision_bytes = state.cache->Bytes();
-    state.metrics.decision_entries = state.cache->num_entries();
+  for (size_t plan = 0; plan < plans_.size(); ++plan) {
+    if (plans_[plan].request.FirstDecision() == plans_[plan].request.decision_token) StartMeasuring(states_[plan]);
   }
 }
 
 void LayerEvaluation::LoadPlan(size_t plan, int kv_head, const KvHeadData& data) {
   PlanState& state = states_[plan];
-  const std::vector<int>& keep = plans_[plan].layers[layer_index_][kv_head].keep;
-  state.cache->Load(kv_head, data.k.data(), data.v.data(), data.k.dtype(), keep);
-  double needle = 0;
-  for (const int token : keep) {
-    state.mask[kv_head][token] = 1;
-    needle += is_needle_[token];
-  }
-  if (options_.needle_tokens.empty()) return;
-  state.metrics.decision_retention_kv_head[kv_head] = needle / static_cast<double>(options_.needle_tokens.size());
-  if (state.is_stepwise) return;
+  const HeadPlan& head = plans_[plan].layers[layer_index_][kv_head];
+  state.cache->Load(kv_head, data.k.data(), data.v.data(), data.k.dtype(), head);
+  for (const int token : head.keep) state.mask[kv_head][token] = 1;
+  if (options_.needle_tokens.empty() || state.is_stepwise) return;
   state.record.watched.resize(shape_.num_kv_heads);
-  for (size_t slot = 0; slot < keep.size(); ++slot) {
-    if (is_needle_[keep[slot]]) state.record.watched[kv_head].push_back(static_cast<int>(slot));
+  for (size_t slot = 0; slot < head.keep.size(); ++slot) {
+    if (is_needle_[head.keep[slot]]) state.record.watched[kv_head].push_back(static_cast<int>(slot));
+  }
+}
+
+void LayerEvaluation::StartMeasuring(PlanState& state) const {
+  LayerMetrics& metrics = state.metrics;
+  state.is_measured = true;
+  metrics.decision_bytes = state.cache->Bytes();
+  metrics.decision_entries = state.cache->num_entries();
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
+    const std::span<const int> tokens = state.cache->TokenFromSlot(kv_head);
+    const std::span<const uint8_t> bits = state.cache->BitsFromSlot(kv_head);
+    double needle = 0;
+    for (size_t slot = 0; slot < tokens.size(); ++slot) {
+      const double entry_bits = bits.empty() ? state.store_bits : bits[slot];
+      metrics.decision_bits += entry_bits;
+      needle += is_needle_[tokens[slot]];
+      if (!is_needle_[tokens[slot]]) continue;
+      metrics.decision_needle_bits += entry_bits;
+      state.needle_bits[kv_head][tokens[slot]] = entry_bits;
+    }
+    if (options_.needle_tokens.empty()) continue;
+    metrics.decision_retention_kv_head[kv_head] = needle / static_cast<double>(options_.needle_tokens.size());
   }
 }
 
@@ -286,8 +321,12 @@ void LayerEvaluation::Measure(size_t plan, int query, const float* out, int64_t 
       if (IsAnswer(query)) metrics.full_needle_weight_head[head] += full_needle_[index];
     }
     if (num_needle > 0) {
-      double kept = 0;
-      for (const int token : options_.needle_tokens) kept += mask[token];
+      double kept = 0, bits = 0;
+      for (const int token : options_.needle_tokens) {
+        kept += mask[token];
+        if (mask[token] == 1) bits += state.needle_bits[kv_head][token];
+      }
+      if (IsAnswer(query)) metrics.needle_bits += bits;
       metrics.retention_query[plan_query] += kept / num_needle;
       if (IsAnswer(query)) metrics.retention_kv_head[kv_head] += kept / num_needle;
     }
@@ -313,8 +352,7 @@ void LayerEvaluation::EvaluateChunk(size_t plan, int query, int count) {
   for (int i = 0; i < count; ++i) {
     state.cache->Append(StepOf(query + i, 1));
     state.metrics.bytes_query[plan_query + i] = state.cache->Bytes();
-    state.metrics.read_bytes_query[plan_query + i] =
-        state.bytes_per_entry * static_cast<double>(state.cache->num_entries());
+    state.metrics.read_bytes_query[plan_query + i] = static_cast<double>(state.cache->StoredBytes());
     for (std::vector<float>& mask : state.mask) mask[first_token_ + query + i] = 1;
   }
   const LayerStep step = StepOf(query, count);
@@ -334,36 +372,52 @@ void LayerEvaluation::EvaluateOne(size_t plan, int query) {
   PlanState& state = states_[plan];
   LayerCache& cache = *state.cache;
   const int plan_query = query - (plans_[plan].request.decision_token - first_token_);
+  if (plan_query >= 0 && !state.is_measured) StartMeasuring(state);
   const LayerStep step = StepOf(query, 1);
-  cache.Append(step);
   for (std::vector<float>& mask : state.mask) mask[step.first_token] = 1;
-  const auto reads = cache.ChooseReads(step, *state.policy);
-  state.record.wants_weights = true;
-  cache.Attend(step, reads ? &*reads : nullptr, &state.record);
+  state.actions.clear();
+  TokenObserver observer;
+  observer.wants_weights = IsAnswer(query);
+  observer.attended = [&](const LayerStep&, const ReadPlan* reads, const AttendRecord& record) {
+    if (plan_query >= 0) SeeStep(plan, query, reads, record);
+  };
+  if (plans_[plan].needs.trace_weights) {
+    observer.full_row = [&](int, int head) { return FullWeights(head, query); };
+  }
+  cache.Step(step, *state.policy, &observer);
+  for (const CacheAction& action : state.actions) {
+    if (action.bits == 0) state.mask[action.kv_head][action.token] = 0;
+    if (is_needle_[action.token]) state.needle_bits[action.kv_head][action.token] = action.bits;
+  }
+  if (plan_query >= 0) {
+    state.metrics.bytes_query[plan_query] = cache.Bytes();
+  } else {
+    state.metrics.prefill_peak_bytes = std::max(state.metrics.prefill_peak_bytes, cache.Bytes());
+  }
+}
+
+void LayerEvaluation::SeeStep(size_t plan, int query, const ReadPlan* reads, const AttendRecord& record) {
+  PlanState& state = states_[plan];
+  const int plan_query = query - (plans_[plan].request.decision_token - first_token_);
   int64_t entries_read = 0;
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
-    const std::span<const int> tokens = cache.TokenFromSlot(kv_head);
+    const std::span<const int> tokens = state.cache->TokenFromSlot(kv_head);
     const size_t count = reads ? reads->slots[kv_head].size() : tokens.size();
     entries_read += static_cast<int64_t>(count);
     std::vector<float>& mask = state.mask[kv_head];
     if (reads) std::fill(mask.begin(), mask.end(), 0.0f);
-    for (size_t i = 0; i < count; ++i) {
+    for (size_t i = 0; i < count && (reads || IsAnswer(query)); ++i) {
       const int token = tokens[reads ? reads->slots[kv_head][i] : static_cast<int>(i)];
       mask[token] = 1;
       if (!is_needle_[token] || !IsAnswer(query)) continue;
       for (int head = kv_head * group_; head < (kv_head + 1) * group_; ++head) {
-        state.metrics.needle_weight_head[head] += state.record.weights[head][i];
+        state.metrics.needle_weight_head[head] += record.weights[head][i];
       }
     }
   }
-  state.metrics.read_bytes_query[plan_query] = state.bytes_per_entry * static_cast<double>(entries_read);
-  Measure(plan, query, step.out, step.out_head_stride);
-  if (state.policy->WatchesSteps()) {
-    state.evicted.clear();
-    cache.Evict(step, *state.policy, state.record);
-    for (const CacheAction& action : state.evicted) state.mask[action.kv_head][action.token] = 0;
-  }
-  state.metrics.bytes_query[plan_query] = cache.Bytes();
+  state.metrics.read_bytes_query[plan_query] = reads ? state.bytes_per_entry * static_cast<double>(entries_read)
+                                                     : static_cast<double>(state.cache->StoredBytes());
+  Measure(plan, query, out_.data(), shape_.head_dim_v);
 }
 
 }  // namespace
@@ -382,6 +436,7 @@ std::vector<PlanMetrics> Evaluate(const TraceSource& source, const std::vector<P
     metrics[i].num_queries = num_tokens - decision;
     metrics[i].num_answer_queries = num_tokens - std::min(num_tokens, std::max(decision, options.answer_begin));
     metrics[i].has_needle = !options.needle_tokens.empty();
+    metrics[i].num_needle_tokens = static_cast<int>(options.needle_tokens.size());
     metrics[i].shape = shape;
     metrics[i].layers.resize(shape.num_layers);
   }

@@ -27,7 +27,7 @@ std::vector<Group> GroupRequests(const std::vector<PlanRequest>& requests, const
   for (size_t i = 0; i < requests.size(); ++i) {
     const PlanRequest& request = requests[i];
     const auto [found, is_new] = group_from_key.try_emplace(
-        {request.spec.text, request.decision_token, request.guards.sinks, request.guards.recent}, groups.size());
+        {request.spec.text, request.FirstDecision(), request.guards.sinks, request.guards.recent}, groups.size());
     if (is_new) {
       groups.push_back({{}, request.make_policy ? request.make_policy() : request.spec.MakePolicy(request.guards), {}});
       groups.back().needs = groups.back().policy->Needs(shape);
@@ -42,7 +42,7 @@ std::vector<Group> GroupRequests(const std::vector<PlanRequest>& requests, const
 }
 
 void CheckBudgets(const Plan& plan) {
-  const int num_tokens = plan.request.decision_token;
+  const int num_tokens = std::max(plan.request.FirstDecision(), plan.budget.uniform_entries);
   if (static_cast<int>(plan.budgets.size()) != plan.shape.num_layers) {
     FailPlan(plan, StrCat("expected budgets for ", plan.shape.num_layers, " layers, found ", plan.budgets.size()));
   }
@@ -58,12 +58,13 @@ void CheckBudgets(const Plan& plan) {
       total += budget;
     }
   }
-  const int64_t limit = int64_t{plan.uniform_entries} * plan.shape.num_layers * plan.shape.num_kv_heads;
+  if (plan.SpendsBits()) return;
+  const int64_t limit = int64_t{plan.budget.uniform_entries} * plan.shape.num_layers * plan.shape.num_kv_heads;
   if (total > limit) FailPlan(plan, StrCat("expected budgets of at most ", limit, " entries in all, found ", total));
 }
 
 void CheckLayer(const Plan& plan, int layer_index) {
-  const int num_tokens = plan.request.decision_token;
+  const int num_tokens = plan.request.FirstDecision();
   const LayerPlan& layer = plan.layers[layer_index];
   const Guards& guards = plan.request.guards;
   if (static_cast<int>(layer.size()) != plan.shape.num_kv_heads) {
@@ -73,7 +74,7 @@ void CheckLayer(const Plan& plan, int layer_index) {
   for (int kv_head = 0; kv_head < plan.shape.num_kv_heads; ++kv_head) {
     const std::string where = StrCat("layer index ", layer_index, ", KV head index ", kv_head);
     const std::vector<int>& keep = layer[kv_head].keep;
-    CheckHeadPlan(layer[kv_head], num_tokens, plan.store->bits(), plan.request.spec.text, where);
+    CheckHeadPlan(layer[kv_head], num_tokens, *plan.store, {}, plan.request.spec.text, where);
     const int budget = plan.budgets[layer_index][kv_head];
     if (!plan.policy->ChoosesReads() && static_cast<int>(keep.size()) > budget) {
       FailPlan(plan, StrCat(where, ": expected at most ", budget, " entries, found ", keep.size()));
@@ -90,6 +91,53 @@ void CheckLayer(const Plan& plan, int layer_index) {
   }
 }
 
+// What the request gives the policy, in entries and in bytes.
+PolicyBudget BudgetOf(const Plan& plan) {
+  const PlanRequest& request = plan.request;
+  const ModelShape& shape = plan.shape;
+  const int whole = request.decision_token;
+  const double fp16_bytes = (shape.head_dim_k + shape.head_dim_v) * kHalfBytes;
+  PolicyBudget budget;
+  budget.num_tokens = request.FirstDecision();
+  for (const uint8_t bits : plan.store->ladder()) {
+    budget.entry_bytes[bits] =
+        plan.store->BytesPerEntry(shape.head_dim_k, shape.head_dim_v, bits) + plan.needs.state_bytes_per_entry;
+  }
+  budget.uniform_entries = whole;
+  if (plan.needs.fixed_rate) return budget;
+  budget.uniform_entries = request.budget.Entries(whole, fp16_bytes, plan.BytesPerEntry());
+  double head_bytes = budget.uniform_entries * plan.BytesPerEntry();
+  if (request.budget.unit == BudgetSpec::Unit::kFraction) {
+    head_bytes = request.budget.value * whole * fp16_bytes;
+    // A store whose groups are not full yet takes more than its entries' share.
+    const auto loaded = [&](int entries) {
+      return plan.store->LoadedBytes(entries, shape.head_dim_k, shape.head_dim_v) +
+             entries * plan.needs.state_bytes_per_entry;
+    };
+    int& entries = budget.uniform_entries;
+    while (plan.store->groups_tokens() && entries > 1 && loaded(entries) > head_bytes) --entries;
+  }
+  budget.bytes = head_bytes * shape.num_layers * shape.num_kv_heads;
+  return budget;
+}
+
+// Whether not even one entry per KV head fits, at the lowest bits.
+bool IsMinimum(const Plan& plan) {
+  if (plan.needs.fixed_rate || plan.request.budget.unit != BudgetSpec::Unit::kFraction) return false;
+  double least = plan.BytesPerEntry();
+  if (plan.SpendsBits()) least = plan.budget.entry_bytes[plan.store->ladder().back()];
+  return plan.budget.bytes < least * plan.shape.num_layers * plan.shape.num_kv_heads * (1 - 1e-9);
+}
+
+void CheckBytes(const Plan& plan) {
+  double bytes = 0;
+  for (const LayerPlan& layer : plan.layers) {
+    for (const HeadPlan& head : layer) bytes += plan.BytesOf(head);
+  }
+  if (bytes <= plan.budget.bytes * (1 + 1e-9) || plan.is_minimum) return;
+  FailPlan(plan, StrCat("expected at most ", plan.budget.bytes, " bytes, found ", bytes));
+}
+
 Plan Decide(const PlanRequest& request, const Group& group, const ModelShape& shape) {
   Plan plan;
   plan.request = request;
@@ -97,20 +145,15 @@ Plan Decide(const PlanRequest& request, const Group& group, const ModelShape& sh
   plan.shape = shape;
   plan.store = request.spec.MakeStore();
   plan.policy = group.policy->Snapshot();
-  const int num_tokens = request.decision_token;
-  const double fp16_bytes = (shape.head_dim_k + shape.head_dim_v) * kHalfBytes;
-  plan.uniform_entries = num_tokens;
-  if (!plan.needs.fixed_rate) {
-    plan.uniform_entries = request.budget.Entries(num_tokens, fp16_bytes, plan.BytesPerEntry());
-    plan.is_minimum = request.budget.unit == BudgetSpec::Unit::kFraction &&
-                      request.budget.value * num_tokens * fp16_bytes < plan.BytesPerEntry() * (1 - 1e-9);
-  }
-  plan.budgets = plan.policy->Allocate(shape, num_tokens, plan.uniform_entries);
+  plan.budget = BudgetOf(plan);
+  plan.is_minimum = IsMinimum(plan);
+  plan.budgets = plan.policy->Allocate(shape, plan.budget);
   CheckBudgets(plan);
   for (int layer = 0; layer < shape.num_layers; ++layer) {
     plan.layers.push_back(plan.policy->Select(layer, plan.budgets[layer]));
     CheckLayer(plan, layer);
   }
+  if (plan.SpendsBits()) CheckBytes(plan);
   return plan;
 }
 
@@ -130,9 +173,21 @@ int DecisionToken(const TraceInfo& info, Protocol protocol) {
 }
 
 CacheRules Plan::RulesOf(int layer_index) const {
+  double layer_bytes = 0;
+  if (SpendsBits()) {
+    double spent = 0;
+    for (size_t layer = 0; layer < layers.size(); ++layer) {
+      for (const HeadPlan& head : layers[layer]) {
+        spent += BytesOf(head);
+        if (static_cast<int>(layer) == layer_index) layer_bytes += BytesOf(head);
+      }
+    }
+    layer_bytes += std::max(0.0, budget.bytes - spent) / shape.num_layers;
+  }
   return {.policy = request.spec.text,
-          .decision_token = request.decision_token,
+          .decision_token = request.FirstDecision(),
           .budget_entries = budgets.at(layer_index),
+          .budget_bytes = layer_bytes,
           .growth = needs.fixed_rate ? Growth::kAppend : request.spec.growth,
           .every = request.spec.every,
           .chooses_reads = policy->ChoosesReads(),
@@ -148,6 +203,14 @@ double Plan::BytesPerEntry() const {
   return store->BytesPerEntry(shape.head_dim_k, shape.head_dim_v) + needs.state_bytes_per_entry;
 }
 
+double Plan::BytesOf(const HeadPlan& head) const {
+  double bytes = 0;
+  for (const uint8_t bits : head.bits) bytes += budget.entry_bytes[bits];
+  if (!head.bits.empty()) return bytes;
+  const int entries = static_cast<int>(head.keep.size());
+  return store->LoadedBytes(entries, shape.head_dim_k, shape.head_dim_v) + entries * needs.state_bytes_per_entry;
+}
+
 double Plan::FullBytes() const {
   return kHalfBytes * (shape.head_dim_k + shape.head_dim_v) * shape.num_layers * shape.num_kv_heads *
          request.decision_token;
@@ -155,9 +218,10 @@ double Plan::FullBytes() const {
 
 std::string WhyRefused(const TraceSource& source, const PlanRequest& request) {
   if (std::string reason = WhyNotReplayable(source); !reason.empty()) return reason;
-  const int decision = request.decision_token, num_tokens = NumTokens(source);
+  const int decision = request.FirstDecision(), num_tokens = NumTokens(source);
   if (decision < 1) return "the trace marks no segment at whose end to decide; use --decide-at prompt";
-  if (decision > num_tokens) return StrCat("the trace ends after ", num_tokens, " tokens, before the decision");
+  if (request.decision_token > num_tokens)
+    return StrCat("the trace ends after ", num_tokens, " tokens, before the decision");
   for (const StatisticSpec& spec : request.spec.Needs(ShapeOf(source.info())).statistics) {
     const int begin = spec.last_rows > 0 ? std::max(0, decision - spec.last_rows) : 0;
     const std::string reason = WhyRowsAreMissing(source, begin, decision);
@@ -178,9 +242,9 @@ std::vector<Plan> MakePlans(const TraceSource& source, const std::vector<PlanReq
   Evidence evidence(source, row_end);
   for (const Group& group : groups) {
     for (const StatisticSpec& spec : group.needs.statistics) {
-      evidence.Add(spec, requests[group.requests[0]].decision_token);
+      evidence.Add(spec, requests[group.requests[0]].FirstDecision());
     }
-    if (group.needs.keys || group.needs.values) evidence.KeepKeysAndValues();
+    if (group.needs.keys || group.needs.values || group.needs.queries) evidence.KeepKeysAndValues();
   }
   if (options.add_evidence) options.add_evidence(evidence);
 
@@ -190,7 +254,7 @@ std::vector<Plan> MakePlans(const TraceSource& source, const std::vector<PlanReq
       for (const LayerEvidence& layer : layers) {
         if (i < groups.size()) {
           groups[i].policy->AfterLayer(
-              EvidenceView(layer, requests[groups[i].requests[0]].decision_token, options.seed));
+              EvidenceView(layer, requests[groups[i].requests[0]].FirstDecision(), options.seed));
         } else if (options.see_layer) {
           options.see_layer(layer);
         }

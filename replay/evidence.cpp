@@ -119,7 +119,9 @@ std::vector<LayerEvidence> Evidence::Compute(int layer_begin, int layer_end) con
     for (const StatisticSpec& spec : specs_) {
       evidence.statistics[spec].resize(static_cast<size_t>(shape.num_heads) * row_end_);
     }
-    if (keeps_rows_) evidence.kv_heads.resize(shape.num_kv_heads);
+    if (!keeps_rows_) continue;
+    evidence.kv_heads.resize(shape.num_kv_heads);
+    evidence.q_token = source_.q_token(layer);
   }
   if (specs_.empty() && !keeps_rows_ && sampled_tokens_.empty()) return layers;
   const int group = shape.HeadsPerKvHead();
@@ -203,6 +205,29 @@ std::vector<float> EvidenceView::Keys(int kv_head) const {
 std::vector<float> EvidenceView::Values(int kv_head) const {
   if (evidence_.kv_heads.empty()) throw Error("values: asked for but not declared; the policy is broken");
   return Rows(evidence_.kv_heads.at(kv_head)->v, num_tokens_, evidence_.shape.head_dim_v);
+}
+
+std::vector<float> EvidenceView::LargestQuery(int kv_head) const {
+  if (evidence_.kv_heads.empty()) throw Error("queries: asked for but not declared; the policy is broken");
+  const KvHeadData& data = *evidence_.kv_heads.at(kv_head);
+  const int dim = evidence_.shape.head_dim_k;
+  const auto rows = std::lower_bound(evidence_.q_token.begin(), evidence_.q_token.end(), num_tokens_);
+  const auto num_rows = std::min<int64_t>(rows - evidence_.q_token.begin(), data.num_rows);
+  std::vector<float> largest(dim, 0.0f), row(dim);
+  for (int head = 0; head < data.group; ++head) {
+    for (int64_t i = 0; i < num_rows; ++i) {
+      const size_t first = static_cast<size_t>(int64_t{head} * data.num_rows + i) * dim;
+      if (data.q.dtype() == DType::kF16) {
+        FloatsFromHalves(data.q.halves().subspan(first, dim), row);
+      } else {
+        std::copy_n(data.q.floats().begin() + static_cast<int64_t>(first), dim, row.begin());
+      }
+      for (int channel = 0; channel < dim; ++channel) {
+        largest[channel] = std::max(largest[channel], std::fabs(row[channel]));
+      }
+    }
+  }
+  return largest;
 }
 
 }  // namespace kvscope

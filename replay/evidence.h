@@ -32,7 +32,8 @@ struct LayerEvidence {
   int layer_index = 0, row_end = 0;
   ModelShape shape;
   std::map<StatisticSpec, std::vector<float>> statistics;   // [num_heads, row_end], head after head
-  std::vector<std::shared_ptr<const KvHeadData>> kv_heads;  // when keys or values were asked for, else empty
+  std::vector<std::shared_ptr<const KvHeadData>> kv_heads;  // when keys, values or queries were asked for, else empty
+  std::vector<int> q_token;                                 // of their rows of q
 
   // Of the first `num_tokens` tokens of a head, as at a decision at token num_tokens. It is a bug to ask for what was
   // not computed.
@@ -79,6 +80,7 @@ class EvidenceView final : public LayerView {
   }
   std::vector<float> Keys(int kv_head) const override;
   std::vector<float> Values(int kv_head) const override;
+  std::vector<float> LargestQuery(int kv_head) const override;
   uint64_t seed() const override { return seed_; }
 
  private:

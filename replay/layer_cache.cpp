@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/half.h"
 #include "kernels/attention_tile.h"
+#include "replay/cache_tiles.h"
 
 namespace kvscope {
 namespace {
@@ -24,79 +26,29 @@ Scratch& ThreadScratch() {
   return scratch;
 }
 
-// The entries of one KV head, all of them or those of a read plan, and what the caller wants to know of the scores.
-class CacheTiles final : public KeyValueTiles {
- public:
-  CacheTiles(const StoredHead& stored, int head_dim_k, int head_dim_v)
-      : stored_(stored), head_dim_k_(head_dim_k), head_dim_v_(head_dim_v) {}
-
-  std::span<const int> slots;                    // of a read plan; empty: all
-  std::span<const float> log_weight;             // [entry read]
-  int group = 1, entries_before = 0;             // entries before the first query's own
-  std::vector<float>* weights = nullptr;         // [group] vectors of all scores, single tokens only
-  std::span<const int> watched;                  // slots, ascending
-  std::vector<float>* watched_scores = nullptr;  // [group] vectors of [token, watched]
-
-  const float* Read(int begin, int count, float* panels, float* scratch) override {
-    DType dtype;
-    if (const void* rows = slots.empty() ? stored_.RawKeys(begin, dtype) : nullptr) {
-      PackKeyPanels(rows, dtype, count, head_dim_k_, panels);
-      stored_.ReadValues(begin, count, scratch);
-      return scratch;
-    }
-    std::vector<float>& keys = ThreadScratch().keys;
-    keys.resize(static_cast<size_t>(kTileTokens) * head_dim_k_);
-    if (slots.empty()) {
-      stored_.ReadKeys(begin, count, keys.data());
-      stored_.ReadValues(begin, count, scratch);
-    } else {
-      for (int i = 0; i < count;) {  // run by run
-        int run = 1;
-        while (i + run < count && slots[begin + i + run] == slots[begin + i] + run) ++run;
-        stored_.ReadKeys(slots[begin + i], run, keys.data() + static_cast<int64_t>(i) * head_dim_k_);
-        stored_.ReadValues(slots[begin + i], run, scratch + static_cast<int64_t>(i) * head_dim_v_);
-        i += run;
-      }
-    }
-    PackKeyPanels(keys.data(), DType::kF32, count, head_dim_k_, panels);
-    return scratch;
-  }
-
-  void SawScores(int first_query, int num_queries, int begin, int count, float* scores) override {
-    for (int head = 0; head < group; ++head) {
-      for (int query = 0; query < num_queries; ++query) {
-        float* row = scores + (static_cast<int64_t>(head) * num_queries + query) * kTileTokens;
-        for (int i = 0; !log_weight.empty() && i < count; ++i) row[i] += log_weight[begin + i];
-        if (weights) std::copy_n(row, count, weights[head].begin() + begin);
-        auto entry = std::lower_bound(watched.begin(), watched.end(), begin);
-        const int end = std::min(begin + count, entries_before + first_query + query + 1);
-        for (; entry != watched.end() && *entry < end; ++entry) {
-          watched_scores[head][(first_query + query) * watched.size() + (entry - watched.begin())] =
-              row[*entry - begin];
-        }
-      }
-    }
-  }
-
- private:
-  const StoredHead& stored_;
-  int head_dim_k_, head_dim_v_;
-};
-
 class WeightsView final : public StepView {
  public:
-  WeightsView(const LayerCache& cache, int query_token, const std::vector<std::vector<float>>& weights)
-      : cache_(cache), query_token_(query_token), weights_(weights) {}
+  WeightsView(const LayerCache& cache, int query_token, const std::vector<std::vector<float>>& weights,
+              const TokenObserver* observer)
+      : cache_(cache), query_token_(query_token), weights_(weights), observer_(observer) {}
   int layer_index() const override { return cache_.layer_index(); }
   const ModelShape& shape() const override { return cache_.shape(); }
   int query_token() const override { return query_token_; }
   std::span<const int> TokenFromSlot(int kv_head) const override { return cache_.TokenFromSlot(kv_head); }
   std::span<const float> Weight(int head) const override { return weights_.at(head); }
+  std::vector<float> TraceWeight(int head) const override {
+    if (!observer_ || !observer_->full_row) throw Error("trace_weights: only a trace has them; replay this policy");
+    const std::span<const float> row = observer_->full_row(query_token_, head);
+    std::vector<float> weights;
+    for (const int token : TokenFromSlot(head / shape().HeadsPerKvHead())) weights.push_back(row[token]);
+    return weights;
+  }
 
  private:
   const LayerCache& cache_;
   int query_token_;
   const std::vector<std::vector<float>>& weights_;
+  const TokenObserver* observer_;
 };
 
 // Computes the weights of a full read when the policy asks for the first one.
@@ -127,8 +79,8 @@ class LazyQueryView final : public QueryView {
 
 }  // namespace
 
-void CheckHeadPlan(const HeadPlan& plan, int num_slots, double stored_bits, const std::string& policy,
-                   const std::string& where) {
+void CheckHeadPlan(const HeadPlan& plan, int num_slots, const Store& store, std::span<const uint8_t> bits_from_slot,
+                   const std::string& policy, const std::string& where) {
   const auto fail = [&](const auto&... found) {
     throw Error(
         StrCat("policy '", policy, "', ", where, ": ", found..., "; the policy is broken, the cache is unchanged"));
@@ -146,9 +98,15 @@ void CheckHeadPlan(const HeadPlan& plan, int num_slots, double stored_bits, cons
   if (plan.bits.size() != plan.keep.size()) {
     fail("expected bits for ", plan.keep.size(), " kept entries, found ", plan.bits.size());
   }
-  for (const uint8_t bits : plan.bits) {
-    if (bits > stored_bits) fail("expected bits that do not rise above ", stored_bits, ", found ", int{bits});
-    if (bits < stored_bits) fail("expected ", stored_bits, " bits, all that this store has, found ", int{bits});
+  const std::span<const uint8_t> ladder = store.ladder();
+  for (size_t i = 0; i < plan.bits.size(); ++i) {
+    const int bits = plan.bits[i];
+    const double present = bits_from_slot.empty() ? store.bits() : bits_from_slot[plan.keep[i]];
+    if (bits > present) fail("expected bits that do not rise above ", present, ", found ", bits);
+    if (ladder.empty() && bits < present) fail("expected ", present, " bits, all that this store has, found ", bits);
+    if (!ladder.empty() && std::find(ladder.begin(), ladder.end(), bits) == ladder.end()) {
+      fail("expected bits that the store has, found ", bits);
+    }
   }
 }
 
@@ -161,8 +119,9 @@ LayerCache::LayerCache(const ModelShape& shape, int layer_index, float scale, st
   }
 }
 
-void LayerCache::Load(int kv_head, const void* k, const void* v, DType dtype, std::span<const int> keep) {
+void LayerCache::Load(int kv_head, const void* k, const void* v, DType dtype, const HeadPlan& plan) {
   Head& head = heads_.at(kv_head);
+  const std::span<const int> keep = plan.keep;
   KVSCOPE_CHECK(head.token_from_slot.empty());
   Scratch& scratch = ThreadScratch();
   const auto gather = [&](const void* rows, int dim, int begin, int count, std::vector<float>& gathered) {
@@ -179,13 +138,19 @@ void LayerCache::Load(int kv_head, const void* k, const void* v, DType dtype, st
     }
     return std::span<const float>(gathered.data(), static_cast<size_t>(count) * dim);
   };
+  if (!plan.key_factors.empty()) head.stored->BalanceKeys(plan.key_factors);
   for (int begin = 0; begin < static_cast<int>(keep.size()); begin += kTileTokens) {
     const int count = std::min(kTileTokens, static_cast<int>(keep.size()) - begin);
     const auto keys = gather(k, shape_.head_dim_k, begin, count, scratch.keys);
     const auto values = gather(v, shape_.head_dim_v, begin, count, scratch.values);
     head.stored->Append(keys, values, count);
   }
+  head.stored->Settle();
   head.token_from_slot.assign(keep.begin(), keep.end());
+  if (plan.bits.empty()) return;
+  std::vector<int> slots(keep.size());
+  std::iota(slots.begin(), slots.end(), 0);
+  head.stored->Keep(slots, plan.bits);
 }
 
 void LayerCache::Append(const LayerStep& step) {
@@ -210,31 +175,30 @@ void LayerCache::Attend(const LayerStep& step, const ReadPlan* reads, AttendReco
 
 void LayerCache::AttendHead(const LayerStep& step, int kv_head, const ReadPlan* reads, AttendRecord* record) {
   const int group = shape_.HeadsPerKvHead(), first_head = kv_head * group, num_tokens = step.num_tokens;
-  CacheTiles tiles(*heads_[kv_head].stored, shape_.head_dim_k, shape_.head_dim_v);
-  tiles.group = group;
-  if (reads) {
-    tiles.slots = reads->slots[kv_head];
-    if (!reads->log_weight.empty()) tiles.log_weight = reads->log_weight[kv_head];
-  }
-  const int entries = reads ? static_cast<int>(tiles.slots.size()) : num_slots(kv_head);
-  tiles.entries_before = entries - num_tokens;
+  CacheTiles tiles(*heads_[kv_head].stored, shape_.head_dim_k, shape_.head_dim_v, group,
+                   reads ? std::span<const int>(reads->slots[kv_head]) : std::span<const int>());
+  if (reads && !reads->log_weight.empty()) tiles.AddLogWeights(reads->log_weight[kv_head]);
+  const int entries_before = tiles.num_entries() - num_tokens;
   const bool wants_weights = record && record->wants_weights, watches = record && !record->watched.empty();
   if (wants_weights) {
-    tiles.weights = &record->weights[first_head];
-    for (int i = 0; i < group; ++i) tiles.weights[i].resize(entries);
+    std::vector<float>* weights = &record->weights[first_head];
+    for (int i = 0; i < group; ++i) weights[i].resize(tiles.num_entries());
+    tiles.KeepScores(weights);
   }
+  size_t num_watched = 0;
   if (watches) {
     KVSCOPE_CHECK(!reads);
-    tiles.watched = record->watched[kv_head];
-    tiles.watched_scores = &record->watched_weights[first_head];
-    for (int i = 0; i < group; ++i) tiles.watched_scores[i].assign(tiles.watched.size() * num_tokens, -INFINITY);
+    num_watched = record->watched[kv_head].size();
+    std::vector<float>* weights = &record->watched_weights[first_head];
+    for (int i = 0; i < group; ++i) weights[i].assign(num_watched * num_tokens, -INFINITY);
+    tiles.Watch(record->watched[kv_head], entries_before, weights);
   }
   std::vector<float>& lse = ThreadScratch().lse;
   lse.resize(static_cast<size_t>(group) * num_tokens);
   CausalAttention problem;
   problem.q = step.q + first_head * step.q_head_stride;
   problem.q_head_stride = step.q_head_stride, problem.q_row_stride = step.q_token_stride;
-  problem.group = group, problem.num_queries = num_tokens, problem.first_query = tiles.entries_before;
+  problem.group = group, problem.num_queries = num_tokens, problem.first_query = entries_before;
   problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = shape_.head_dim_v, problem.scale = scale_;
   problem.out = step.out + first_head * step.out_head_stride;
   problem.out_head_stride = step.out_head_stride, problem.out_row_stride = step.out_token_stride;
@@ -243,10 +207,9 @@ void LayerCache::AttendHead(const LayerStep& step, int kv_head, const ReadPlan* 
   for (int i = 0; i < group; ++i) {
     const float* head_lse = lse.data() + static_cast<int64_t>(i) * num_tokens;
     if (step.lse) std::copy_n(head_lse, num_tokens, step.lse + (first_head + i) * step.lse_head_stride);
-    if (wants_weights) ExpShifted(tiles.weights[i], head_lse[0]);
+    if (wants_weights) ExpShifted(record->weights[first_head + i], head_lse[0]);
     for (int token = 0; watches && token < num_tokens; ++token) {
-      ExpShifted({tiles.watched_scores[i].data() + token * tiles.watched.size(), tiles.watched.size()},
-                 head_lse[token]);
+      ExpShifted({record->watched_weights[first_head + i].data() + token * num_watched, num_watched}, head_lse[token]);
     }
   }
 }
@@ -286,44 +249,53 @@ void LayerCache::CheckReads(const ReadPlan& reads, int query_token) const {
   }
 }
 
-void LayerCache::Evict(const LayerStep& step, Policy& policy, const AttendRecord& record) {
-  KVSCOPE_CHECK_EQ(step.num_tokens, 1);
-  const WeightsView view(*this, step.first_token, record.weights);
-  if (const auto plan = policy.AfterStep(view, rules_.budget_entries)) Apply(*plan, step.first_token);
-  CheckAfterEviction(step.first_token);
-}
-
 void LayerCache::Apply(const LayerPlan& plan, int query_token) {
   if (plan.size() != heads_.size()) {
     throw Error(StrCat("policy ", rules_.policy, ", layer index ", layer_index_, ": expected a plan for ",
                        heads_.size(), " KV heads, found ", plan.size(), "; the policy is broken"));
   }
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
-    CheckHeadPlan(plan[kv_head], num_slots(kv_head), store_->bits(), rules_.policy, Place(layer_index_, kv_head));
+    CheckHeadPlan(plan[kv_head], num_slots(kv_head), *store_, BitsFromSlot(kv_head), rules_.policy,
+                  Place(layer_index_, kv_head));
   }
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     Head& head = heads_[kv_head];
     const std::vector<int>& keep = plan[kv_head].keep;
-    if (keep.size() == head.token_from_slot.size()) continue;
+    const std::vector<uint8_t>& bits = plan[kv_head].bits;
+    const std::span<const uint8_t> bits_now = BitsFromSlot(kv_head);
+    const bool keeps_bits = bits.empty() || bits_now.empty();
+    if (keep.size() == head.token_from_slot.size() && (keeps_bits || std::ranges::equal(bits, bits_now))) continue;
     size_t kept = 0;
     for (size_t slot = 0; slot < head.token_from_slot.size(); ++slot) {
       const int token = head.token_from_slot[slot];
-      if (kept < keep.size() && keep[kept] == static_cast<int>(slot)) {
-        head.token_from_slot[kept++] = token;
-      } else if (action_log_) {
-        action_log_->push_back({query_token, layer_index_, kv_head, token, 0});
+      const bool stays = kept < keep.size() && keep[kept] == static_cast<int>(slot);
+      if (action_log_ && !stays) action_log_->push_back({query_token, layer_index_, kv_head, token, 0});
+      if (!stays) continue;
+      if (action_log_ && !keeps_bits && bits[kept] != bits_now[slot]) {
+        action_log_->push_back({query_token, layer_index_, kv_head, token, bits[kept]});
       }
+      head.token_from_slot[kept++] = token;
     }
     head.token_from_slot.resize(kept);
-    head.stored->Keep(keep, {});
+    head.stored->Keep(keep, bits);
   }
 }
 
 void LayerCache::CheckAfterEviction(int query_token) const {
+  if (rules_.budget_bytes > 0 && rules_.growth == Growth::kFixed) {
+    const double added = rules_.state_bytes_per_entry + store_->BytesPerEntry(shape_.head_dim_k, shape_.head_dim_v);
+    const double limit = rules_.budget_bytes + std::max(rules_.every - 1, 0) * shape_.num_kv_heads * added;
+    // Every KV head keeps at least one entry, whatever the budget.
+    if (Bytes() > limit * (1 + 1e-9) && num_entries() > shape_.num_kv_heads) {
+      throw Error(StrCat("policy '", rules_.policy, "', layer index ", layer_index_, ", after query token ",
+                         query_token, ": expected at most ", limit, " bytes, found ", Bytes(),
+                         "; the policy is broken"));
+    }
+  }
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const std::vector<int>& tokens = heads_[kv_head].token_from_slot;
     const int64_t limit = int64_t{rules_.budget_entries[kv_head]} + std::max(rules_.every - 1, 0);
-    if (rules_.growth == Growth::kFixed && static_cast<int64_t>(tokens.size()) > limit) {
+    if (rules_.budget_bytes == 0 && rules_.growth == Growth::kFixed && static_cast<int64_t>(tokens.size()) > limit) {
       throw Error(StrCat("policy '", rules_.policy, "', ", Place(layer_index_, kv_head), ", after query token ",
                          query_token, ": expected at most ", limit, " entries, found ", tokens.size(),
                          "; the policy is broken"));
@@ -342,25 +314,51 @@ void LayerCache::CheckAfterEviction(int query_token) const {
   }
 }
 
-void LayerCache::Step(const LayerStep& step, Policy& policy) {
-  const bool watches = policy.WatchesSteps();
-  if (!watches && !policy.ChoosesReads()) {
+bool LayerCache::TakesTokensSingly(const Policy& policy) const {
+  return policy.WatchesSteps() || policy.ChoosesReads() || store_->groups_tokens();
+}
+
+void LayerCache::Settle() {
+  for (Head& head : heads_) head.stored->Settle();
+}
+
+void LayerCache::Step(const LayerStep& step, Policy& policy, const TokenObserver* observer) {
+  if (!TakesTokensSingly(policy)) {
     Append(step);
     Attend(step);
+    Settle();
     return;
   }
-  record_.wants_weights = watches;
   for (int i = 0; i < step.num_tokens; ++i) {
     LayerStep one = step;
     one.first_token += i, one.num_tokens = 1;
     one.q += i * step.q_token_stride, one.k += i * step.k_token_stride, one.v += i * step.v_token_stride;
     one.out += i * step.out_token_stride;
     if (one.lse) one.lse += i;
-    Append(one);
-    const auto reads = ChooseReads(one, policy);
-    Attend(one, reads ? &*reads : nullptr, &record_);
-    if (watches) Evict(one, policy, record_);
+    StepSingly(one, policy, observer);
   }
+}
+
+// The loop that ADKVC's proposal describes, for every policy, in replay and live alike. The new token's key and value
+// come first rather than fifth, since a token attends to itself as well; nothing else is in another order.
+void LayerCache::StepSingly(const LayerStep& one, Policy& policy, const TokenObserver* observer) {
+  // 1. The query and the new key and value are those of one layer and token; the newest entry is stored as it comes.
+  Append(one);
+  // 2. Retrieve: a policy may choose what to read; keys and values are de-quantised tile by tile as they are read.
+  const std::optional<ReadPlan> reads = ChooseReads(one, policy);
+  // 3., 4. Attention over what was read, its weights, and the context vector.
+  record_.wants_weights = policy.WatchesSteps() || (observer && observer->wants_weights);
+  Attend(one, reads ? &*reads : nullptr, &record_);
+  Settle();
+  if (observer && observer->attended) observer->attended(one, reads ? &*reads : nullptr, record_);
+  if (!policy.WatchesSteps()) return;
+  // 5. The weights go into the policy's history of each entry; every so often it answers with a plan.
+  const WeightsView view(*this, one.first_token, record_.weights, observer);
+  const std::optional<LayerPlan> plan = policy.AfterStep(view, rules_.budget_entries);
+  // 6. Compress and evict.
+  if (plan) Apply(*plan, one.first_token);
+  CheckAfterEviction(one.first_token);
+  // 7. The next token.
 }
 
 std::unique_ptr<LayerCache> LayerCache::Clone() const {

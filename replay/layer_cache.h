@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -25,6 +26,7 @@ struct CacheRules {
   std::string policy;               // for messages
   int decision_token = 0;           // tokens before it came with Load
   std::vector<int> budget_entries;  // [kv_head]; read policies: entries read, not held
+  double budget_bytes = 0;          // of the layer, state included, in place of entries; 0: budgeted in entries
   Growth growth = Growth::kAppend;
   int every = 0;
   bool chooses_reads = false;
@@ -62,29 +64,39 @@ struct CacheAction {
   uint8_t bits = 0;  // after the action; 0: evicted
 };
 
+// Looks on while a step is under way, one query token at a time: replay measures here.
+struct TokenObserver {
+  bool wants_weights = false;
+  // After attention, before the policy changes the cache. reads: null when all was read.
+  std::function<void(const LayerStep& one, const ReadPlan* reads, const AttendRecord& record)> attended;
+  // Row of the full cache's weights [query token + 1] of a head, for oracles.
+  std::function<std::span<const float>(int query_token, int head)> full_row;
+};
+
 class LayerCache {
  public:
   LayerCache(const ModelShape& shape, int layer_index, float scale, std::shared_ptr<const Store> store,
              CacheRules rules);
 
-  // Fills an empty KV head with the tokens `keep` of K and V [tokens, head_dim].
-  void Load(int kv_head, const void* k, const void* v, DType dtype, std::span<const int> keep);
-  // All of one step: appends, attends, lets the policy choose reads before and evict after. A policy that reads or
-  // watches takes the tokens one at a time; any other takes them as one causal chunk, with the same bits.
-  void Step(const LayerStep& step, Policy& policy);
+  // Fills an empty KV head with what the plan keeps of K and V [tokens, head_dim]; its slots are tokens.
+  void Load(int kv_head, const void* k, const void* v, DType dtype, const HeadPlan& plan);
+  // All of one step: appends, attends, lets the policy choose reads before and change the cache after. A policy that
+  // reads or watches, or a store that packs as it goes, takes the tokens one at a time; any other takes them as one
+  // causal chunk, with the same bits. An observer is called only where tokens come one at a time.
+  void Step(const LayerStep& step, Policy& policy, const TokenObserver* observer = nullptr);
+  bool TakesTokensSingly(const Policy& policy) const;
 
   // The parts of a step, for those who look in between.
   void Append(const LayerStep& step);
   // Causal: token i of the step sees the entries that were there before it and itself. reads: slots of a single token.
   void Attend(const LayerStep& step, const ReadPlan* reads = nullptr, AttendRecord* record = nullptr);
-  std::optional<ReadPlan> ChooseReads(const LayerStep& step, Policy& policy);
-  // Hands the policy the weights of the token just attended; carries out what it answers.
-  void Evict(const LayerStep& step, Policy& policy, const AttendRecord& record);
 
   std::unique_ptr<LayerCache> Clone() const;
   const ModelShape& shape() const { return shape_; }
   int layer_index() const { return layer_index_; }
   std::span<const int> TokenFromSlot(int kv_head) const { return heads_[kv_head].token_from_slot; }
+  // Bits of each slot; empty: the store's own.
+  std::span<const uint8_t> BitsFromSlot(int kv_head) const { return heads_[kv_head].stored->BitsFromSlot(); }
   int num_slots(int kv_head) const { return static_cast<int>(heads_[kv_head].token_from_slot.size()); }
   int64_t num_entries() const;  // of all KV heads
   int64_t StoredBytes() const;  // payload, scales and zero points
@@ -96,6 +108,9 @@ class LayerCache {
     std::unique_ptr<StoredHead> stored;
     std::vector<int> token_from_slot;
   };
+  void StepSingly(const LayerStep& one, Policy& policy, const TokenObserver* observer);
+  void Settle();
+  std::optional<ReadPlan> ChooseReads(const LayerStep& one, Policy& policy);
   void AttendHead(const LayerStep& step, int kv_head, const ReadPlan* reads, AttendRecord* record);
   void Apply(const LayerPlan& plan, int query_token);
   void CheckAfterEviction(int query_token) const;
@@ -112,8 +127,9 @@ class LayerCache {
 };
 
 // Throws Error naming the policy unless `keep` is ascending, within [0, num_slots) and not empty, and bits (if any)
-// match it and do not rise above `stored_bits`. where: "layer 3, KV head 1".
-void CheckHeadPlan(const HeadPlan& plan, int num_slots, double stored_bits, const std::string& policy,
-                   const std::string& where);
+// match it, are the store's and do not rise. bits_from_slot: present ones; empty: all as the store writes them.
+// where: "layer 3, KV head 1".
+void CheckHeadPlan(const HeadPlan& plan, int num_slots, const Store& store, std::span<const uint8_t> bits_from_slot,
+                   const std::string& policy, const std::string& where);
 
 }  // namespace kvscope

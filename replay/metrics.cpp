@@ -89,10 +89,10 @@ LayerMetrics::LayerMetrics(const ModelShape& shape, int num_queries)
       bytes_query(num_queries),
       read_bytes_query(num_queries) {}
 
-void PlanMetrics::FillRow(double full_bytes, double bits, ResultRow& figures, std::vector<NamedArray>& arrays) const {
+void PlanMetrics::FillRow(double full_bytes, ResultRow& figures, std::vector<NamedArray>& arrays) const {
   const int64_t num_layers = shape.num_layers, num_heads = shape.num_heads, num_kv_heads = shape.num_kv_heads;
   double decision_bytes = 0, decision_entries = 0, loss = 0, error = 0, overlap = 0;
-  double needle = 0, full_needle = 0, retention = 0;
+  double needle = 0, full_needle = 0, retention = 0, bits = 0, needle_bits = 0, prefill_peak = 0;
   std::vector<double> bytes(num_queries), read_bytes(num_queries), loss_step(num_queries), retention_step(num_queries);
   NamedArray loss_array = MakeArray("attention_loss", {"layer", "head"}, {num_layers, num_heads});
   NamedArray error_array = MakeArray("output_error", {"layer", "head"}, {num_layers, num_heads});
@@ -103,6 +103,9 @@ void PlanMetrics::FillRow(double full_bytes, double bits, ResultRow& figures, st
   for (const LayerMetrics& layer : layers) {
     decision_bytes += layer.decision_bytes;
     decision_entries += static_cast<double>(layer.decision_entries);
+    bits += layer.decision_bits,
+        needle_bits += num_answer_queries ? layer.needle_bits * per_answer : layer.decision_needle_bits,
+        prefill_peak += layer.prefill_peak_bytes;
     loss += Total(layer.loss_head), error += Total(layer.error_head), overlap += Total(layer.overlap_head);
     needle += Total(layer.needle_weight_head), full_needle += Total(layer.full_needle_weight_head);
     for (int head = 0; head < num_heads; ++head) {
@@ -130,7 +133,8 @@ void PlanMetrics::FillRow(double full_bytes, double bits, ResultRow& figures, st
   figures.Set("kept_fraction", decision_bytes / full_bytes);
   figures.Set("kept_tokens", decision_entries * per_kv_head);
   figures.Set("metadata_bytes", decision_entries * kPositionBytes);
-  figures.Set("bits", bits);
+  figures.Set("bits", bits / decision_entries);
+  figures.Set("prefill_bytes_peak", prefill_peak > 0 ? prefill_peak : full_bytes);
   figures.Set("kept_bytes_peak",
               num_queries ? std::max(decision_bytes, *std::max_element(bytes.begin(), bytes.end())) : decision_bytes);
   if (num_queries) {
@@ -146,7 +150,7 @@ void PlanMetrics::FillRow(double full_bytes, double bits, ResultRow& figures, st
   }
   if (!has_needle) return;
   figures.Set("needle_retention", retention * per_kv_head);
-  figures.Set("needle_bits", retention * per_kv_head * bits);
+  figures.Set("needle_bits", needle_bits * per_kv_head / num_needle_tokens);
   arrays.push_back(std::move(retention_array));
   if (num_answer_queries && full_needle > 0) {
     figures.Set("needle_weight_ratio", needle / full_needle);

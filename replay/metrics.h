@@ -31,16 +31,21 @@ struct LayerMetrics {
   std::vector<double> read_bytes_query;  // [query]
   double decision_bytes = 0;
   int64_t decision_entries = 0;
+  double decision_bits = 0;         // sum over entries
+  double decision_needle_bits = 0;  // sum over KV heads and needle tokens, dropped ones 0
+  double needle_bits = 0;           // and over answer queries
+  double prefill_peak_bytes = 0;    // largest before the decision; 0: the whole prefill, uncompressed
 };
 
 struct PlanMetrics {
   int num_queries = 0, num_answer_queries = 0;
   bool has_needle = false;
+  int num_needle_tokens = 0;
   ModelShape shape;
   std::vector<LayerMetrics> layers;
 
   // Fills the columns and arrays that replay measures. full_bytes: fp16 cache before the decision.
-  void FillRow(double full_bytes, double bits, ResultRow& figures, std::vector<NamedArray>& arrays) const;
+  void FillRow(double full_bytes, ResultRow& figures, std::vector<NamedArray>& arrays) const;
 };
 
 // The sum of weights[i] * mask[i], in an order that depends on the length alone.

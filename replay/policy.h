@@ -9,6 +9,7 @@
 // token: absolute position, never renumbered. slot: row of one KV head's compacted cache, ascending by token.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -33,7 +34,11 @@ enum class Scope { kKvHead, kLayer };  // kLayer: all KV heads of a layer keep t
 struct PolicyNeeds {
   std::vector<StatisticSpec> statistics;
   bool keys = false, values = false;  // reads K or V of the prompt
+  bool queries = false;               // reads the largest |q| of each channel
   bool oracle = false;                // sees what a real policy cannot; labelled everywhere
+  bool trace_weights = false;         // an oracle whose steps see the full cache's weights, which only a trace has
+  bool spends_bits = false;           // is budgeted in bytes: its plans say the bits of each entry
+  bool propagates = false;            // names the tokens that go on to later layers (FastKV)
   bool query_aware = false;           // reads rows, so under --decide-at prompt it knows the question
   bool fixed_rate = false;            // ignores the budget (full cache): one row per sweep
   Scope scope = Scope::kKvHead;
@@ -55,6 +60,8 @@ class LayerView {
   // [num_tokens, head_dim] as f32; only when declared.
   virtual std::vector<float> Keys(int kv_head) const = 0;
   virtual std::vector<float> Values(int kv_head) const = 0;
+  // [head_dim_k] largest |q| of each channel over the KV head's query heads and rows before the decision.
+  virtual std::vector<float> LargestQuery(int kv_head) const = 0;
   virtual uint64_t seed() const = 0;
 };
 
@@ -68,6 +75,8 @@ class StepView {
   virtual std::span<const int> TokenFromSlot(int kv_head) const = 0;  // ascending
   // [slots of the head's KV head], sums to 1 over the policy's own cache.
   virtual std::span<const float> Weight(int head) const = 0;
+  // [slots] what the full cache gives those entries; only when declared (an oracle).
+  virtual std::vector<float> TraceWeight(int head) const = 0;
 };
 
 // Relevance or priority of one layer: row kv_head has one value per slot.
@@ -79,6 +88,25 @@ inline constexpr float kProtectedPriority = 1e30f;
 inline float ProtectedPriority(int token) {
   return kProtectedPriority * (1.0f + token * 0x1p-22f);
 }
+
+// Below every other priority: the layer never had this token (FastKV), so it cannot be kept.
+inline constexpr float kAbsentPriority = -1;
+
+// What may stay at a decision.
+struct PolicyBudget {
+  int num_tokens = 0;  // before the decision
+  int uniform_entries =
+      0;             // per KV head, when all get the same and each is stored as it comes; may be above num_tokens
+  double bytes = 0;  // of all layers and KV heads, state included: what allocators of bits spend
+  // Bytes of an entry of one KV head by bits, state included: those of the store's ladder, else 0.
+  std::array<double, 33> entry_bytes{};
+};
+
+// Tokens that go on past a layer during prefill, ascending.
+struct Propagation {
+  int after_layer = 0;
+  std::vector<int> tokens;
+};
 
 // The entries of one KV head that compete for its budget.
 struct PriorityView {
@@ -101,6 +129,11 @@ class Scorer {
   virtual void Update(const StepView& step, PerSlot& relevance) { (void)step, (void)relevance; }
   // Relevance to priority [slots] of one KV head. Default: priority = relevance.
   virtual void Prioritize(const PriorityView& view, std::span<float> priority) const;
+  // After Seed of all layers. budget_entries as Prioritize sees it. Scorers whose Needs() say that they propagate.
+  virtual std::optional<Propagation> Propagates(int num_tokens, int budget_entries) const {
+    (void)num_tokens, (void)budget_entries;
+    return std::nullopt;
+  }
   virtual std::unique_ptr<Scorer> Clone() const = 0;
 };
 
@@ -116,12 +149,37 @@ struct AllocationView {
   std::span<const PerSlot> priority;  // [layer][kv_head][token]
 };
 
+// Bytes to be spent on entries of one or all layers. A row is a KV head of a layer or, where all KV heads of a layer
+// keep the same, the layer.
+struct SpendingView {
+  struct Row {
+    int layer_index = 0;
+    std::span<const float> priority;    // [slots], never below 0
+    std::span<const uint8_t> bits_now;  // [slots]; bits only go down, 0 is gone for good
+    std::span<const int> token_from_slot;
+  };
+  std::vector<Row> rows;
+  std::span<const uint8_t> ladder;      // bits of the store, descending, without 0
+  std::span<const double> entry_bytes;  // [ladder] of one slot of a row
+  std::span<const double> distortion;   // [ladder] harm of that many bits; that of being dropped is 1
+  double bytes = 0;                     // to spend
+  int uniform_entries = 0;              // slots of a row that the bytes would hold unpacked; 0: not known
+};
+using Bits = std::vector<std::vector<uint8_t>>;  // [row][slot]
+
 class Allocator {
  public:
   virtual ~Allocator() = default;
   virtual bool per_head() const { return false; }  // gives KV heads of a layer different budgets
   // Every budget is in [1, num_tokens]; their sum is at most layers * kv_heads * uniform_entries.
-  virtual Budgets Allocate(const AllocationView& view) const = 0;
+  virtual Budgets Allocate(const AllocationView& view) const;
+
+  // An allocator of bits is asked this instead: at the decision for all layers together, later for one layer.
+  virtual bool spends_bits() const { return false; }
+  // Bits of every slot, 0 evicts; each row keeps at least one. Bytes hold unless that one does not fit.
+  virtual Bits Spend(const SpendingView& view) const;
+  // Entries of the highest bits that `bytes` will pay for, per row; what a scorer's own window is measured against.
+  virtual int ContestedEntries(const PolicyBudget& budget) const { return budget.uniform_entries; }
 };
 
 // ---- the full interface ------------------------------------------------------------------------------------------
@@ -129,7 +187,8 @@ class Allocator {
 // What one KV head keeps: slots of its present cache, ascending. Bits go down only, entries never come back.
 struct HeadPlan {
   std::vector<int> keep;
-  std::vector<uint8_t> bits;  // per kept entry; empty: the store's own. ADKVC, MiKV, ZipCache (mixed stores)
+  std::vector<uint8_t> bits = {};       // per kept entry; empty: the store's own. ADKVC, MiKV, ZipCache (mixed stores)
+  std::vector<float> key_factors = {};  // [head_dim_k] of StoredHead::BalanceKeys, at the decision only; empty: none
   // Merges {from slots -> into slot, weight}: CAM, CCM. Positions keep | reindex: StreamingLLM re-rotated, Finch,
   // InfiniPot. A log-weight per entry: merged entries. Each is added with its first user.
 };
@@ -165,8 +224,10 @@ class Policy {
   // Statistics of layers <= view.layer_index() are final: CAKE and DynamicKV revise earlier layers here, FastKV and
   // PyramidInfer name the tokens that go on to the next layer.
   virtual void AfterLayer(const LayerView& view) = 0;
-  // All layers were seen. uniform_entries: budget of each KV head in entries. Afterwards Select is valid.
-  virtual Budgets Allocate(const ModelShape& shape, int num_tokens, int uniform_entries) = 0;
+  // All layers were seen. Afterwards Select is valid. Policies that spend bits answer the entries they will keep.
+  virtual Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) = 0;
+  // After Allocate.
+  virtual std::optional<Propagation> Propagates() const { return std::nullopt; }
   virtual LayerPlan Select(int layer_index, const std::vector<int>& budget_entries) = 0;
   // Before a query reads: nullopt reads all. Quest, SparQ, MagicPIG, top_k_oracle.
   virtual bool ChoosesReads() const { return false; }
@@ -193,12 +254,18 @@ inline float GuardPriority(int token) {
 // every trigger (so it holds up to every - 1 entries more in between).
 enum class Growth { kAppend, kFixed };
 
+// Entries that share token / chunk_tokens are ranked together: by their mean (chunk) or their maximum (block).
+struct Granularity {
+  int chunk_tokens = 1;
+  bool ranks_by_max = false;
+};
+
 // What a spec says beside the scorer's and the allocator's own parameters.
 struct PolicySettings {
   Guards guards = {};
   Growth growth = Growth::kAppend;
   int every = 0;
-  int chunk_tokens = 1;
+  Granularity granularity = {};
 };
 
 // Declared for later issues. A Variant changes the model (positions, mask, head map, gate): SelfExtend, LongLoRA's

@@ -98,46 +98,45 @@ const Info& Find(const std::map<std::string, Info>& infos, const std::string& na
   return found->second;
 }
 
-int ParseChunk(const std::string& text, const std::string& where) {
-  const std::string prefix = "chunk=";
-  int tokens = 0;
-  if (text.starts_with(prefix)) {
+Granularity ParseGranularity(const std::string& text, const std::string& where) {
+  for (const std::string prefix : {"chunk=", "block="}) {
+    if (!text.starts_with(prefix)) continue;
+    Granularity granularity{0, prefix == "block="};
     const char* const end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data() + prefix.size(), end, tokens);
-    if (error == std::errc{} && stop == end && tokens >= 1 && tokens <= kManyTokens) return tokens;
+    const auto [stop, error] = std::from_chars(text.data() + prefix.size(), end, granularity.chunk_tokens);
+    if (error != std::errc{} || stop != end) break;
+    if (granularity.chunk_tokens >= 1 && granularity.chunk_tokens <= kManyTokens) return granularity;
   }
-  throw Error(StrCat(where, ": granularity: expected chunk=N with N from 1 to ", kManyTokens, ", found '", text, "'"));
+  throw Error(StrCat(where, ": granularity: expected chunk=N or block=N with N from 1 to ", kManyTokens, ", found '",
+                     text, "'"));
 }
 
-std::string KindOf(const ScorerInfo& info, const std::string& store, bool fixed_rate) {
+bool SpendsBits(const std::string& allocator) {
+  Params defaults;
+  return Allocators().at(allocator).make(defaults)->spends_bits();
+}
+bool HasLadder(const std::string& store) {
+  Params defaults;
+  return !Stores().at(store).make(defaults)->ladder().empty();
+}
+
+std::string KindOf(const ScorerInfo& info, const std::string& store, const PolicyNeeds& needs) {
+  if (needs.oracle) return "oracle";
   const bool is_quantized = store != "fp16" && store != "fp32";
   if (!is_quantized) return info.kind;
-  return fixed_rate ? "quantization" : info.kind + "+quantization";
+  return needs.fixed_rate ? "quantization" : info.kind + "+quantization";
 }
 
 struct Made {
   std::unique_ptr<Policy> policy;
-  std::unique_ptr<Store> store;
+  std::shared_ptr<const Store> store;
   Params params;
   PolicySettings settings;
+  int prefill_chunk = 0;
 };
 
-// Makes every object of a spec whose names are known; checks parameters when `check`.
-Made Make(const PolicySpec& spec, const Guards& guards) {
-  const std::string where = Where(spec.text);
-  const ScorerInfo& info = Scorers().at(spec.scorer);
-  Made made;
-  made.params = Params(where, spec.values);
-  std::unique_ptr<Scorer> scorer;
-  std::shared_ptr<const Allocator> allocator;
-  int default_every = 0;
-  if (info.make) {
-    scorer = info.make(made.params);
-    default_every = scorer->Needs({1, 1, 1, 4, 4}).every;
-    allocator = Allocators().at(spec.allocator).make(made.params);
-  }
-  made.store = Stores().at(spec.store).make(made.params);
-  made.settings = {guards, info.growth, default_every, spec.chunk_tokens};
+// Parameters that every policy takes, beside its parts' own.
+void AskCommon(const ScorerInfo& info, int default_every, const std::string& where, Made& made) {
   made.settings.every =
       made.params.Int("every", default_every, 0, 1 << 20, "0: decide once; N: after every N-th query");
   // Without a trigger after the decision nothing can keep the size fixed.
@@ -145,14 +144,54 @@ Made Make(const PolicySpec& spec, const Guards& guards) {
   const std::string growth = made.params.Choice("growth", default_fixed ? "fixed" : "append", {"append", "fixed"},
                                                 "append: later entries are added and billed; fixed: the budget holds");
   made.settings.growth = growth == "fixed" ? Growth::kFixed : Growth::kAppend;
-  if (info.make) {
-    if (made.settings.growth == Growth::kFixed && made.settings.every == 0) {
-      throw Error(StrCat(where, ": growth=fixed: expected every=N above 0 with it, found every=0"));
-    }
-    made.policy = std::make_unique<ComposedPolicy>(where, std::move(scorer), std::move(allocator), made.settings);
-  } else {
-    made.policy = info.make_policy(made.params, made.settings);
+  made.prefill_chunk = made.params.Int("prefill_chunk", 0, 0, 1 << 20,
+                                       "0: decide after the whole prefill; N: after N tokens, and go on as in decode");
+  const bool is_fixed = made.settings.growth == Growth::kFixed;
+  if (info.make && is_fixed && made.settings.every == 0) {
+    throw Error(StrCat(where, ": growth=fixed: expected every=N above 0 with it, found every=0"));
   }
+  if (made.prefill_chunk > 0 && (!is_fixed || made.settings.every == 0)) {
+    throw Error(StrCat(where, ": prefill_chunk=", made.prefill_chunk,
+                       ": expected every=N and growth=fixed with it, since the cache must shrink as it goes"));
+  }
+  if (info.make && is_fixed && made.store->groups_tokens()) {
+    throw Error(StrCat(where,
+                       ": this store packs keys of several tokens together, which per-step eviction would tear; "
+                       "use every=0:growth=append or another store"));
+  }
+}
+
+// Makes every object of a spec whose names are known; checks parameters when `check`.
+Made Make(const PolicySpec& spec, const Guards& guards) {
+  const std::string where = Where(spec.text);
+  const ScorerInfo& info = Scorers().at(spec.scorer);
+  Made made;
+  made.params = Params(where, spec.values);
+  made.settings.guards = guards;
+  made.settings.granularity = spec.granularity;
+  ComposedPolicy::Parts parts;
+  int default_every = 0;
+  if (info.make) {
+    parts.scorer = info.make(made.params);
+    default_every = parts.scorer->Needs({1, 1, 1, 4, 4}).every;
+    parts.allocator = Allocators().at(spec.allocator).make(made.params);
+  }
+  made.store = Stores().at(spec.store).make(made.params);
+  if (info.make && parts.allocator->spends_bits() && made.store->ladder().empty()) {
+    throw Error(StrCat(where, ": +", spec.allocator, " gives every entry bits of its own, but @", spec.store,
+                       " has one kind of entry; use @mixed"));
+  }
+  AskCommon(info, default_every, where, made);
+  if (!info.make) {
+    made.policy = info.make_policy(made.params, made.settings);
+    return made;
+  }
+  if (made.prefill_chunk > 0 && spec.allocator != "uniform" && !parts.allocator->spends_bits()) {
+    throw Error(StrCat(where, ": prefill_chunk: expected +uniform or an allocator of bits with it, found +",
+                       spec.allocator, ", which shares out one prompt's entries"));
+  }
+  parts.store = made.store;
+  made.policy = std::make_unique<ComposedPolicy>(where, std::move(parts), made.settings);
   return made;
 }
 
@@ -209,25 +248,29 @@ PolicySpec PolicySpec::Parse(const std::string& text) {
                        UnknownName(spec.scorer, known), " (kvscope replay list shows all)"));
   }
   const ScorerInfo& info = Scorers().at(spec.scorer);
-  if (!pieces.allocator.empty()) spec.allocator = pieces.allocator;
-  if (!pieces.chunk.empty()) spec.chunk_tokens = ParseChunk(pieces.chunk, where);
-  if (!pieces.store.empty()) spec.store = pieces.store;
+  spec.allocator = pieces.allocator.empty() ? info.allocator : pieces.allocator;
+  spec.store = pieces.store.empty() ? info.store : pieces.store;
+  if (!pieces.chunk.empty()) spec.granularity = ParseGranularity(pieces.chunk, where);
   if (!pieces.reader.empty()) spec.reader = pieces.reader;
   Find(Allocators(), spec.allocator, StrCat(where, ": allocator '", spec.allocator, "'"));
   Find(Stores(), spec.store, StrCat(where, ": store '", spec.store, "'"));
+  // A scorer's own allocator of bits and its store go together: who names one without bits gets none.
+  if (pieces.allocator.empty() && !HasLadder(spec.store)) spec.allocator = "uniform";
+  if (pieces.store.empty() && !SpendsBits(spec.allocator)) spec.store = "fp16";
   if (spec.reader != "all") {
     throw Error(StrCat(where, ": reader '", spec.reader, "': unknown; the only reader is all"));
   }
-  if (info.make_policy && (spec.allocator != "uniform" || spec.chunk_tokens != 1)) {
+  if (info.make_policy && (spec.allocator != "uniform" || !pieces.chunk.empty())) {
     throw Error(StrCat(where, ": ", spec.scorer, " is not a scorer: it takes no +allocator and no /chunk="));
   }
 
   const Made made = Make(spec, {});
   made.params.CheckAllUsed();
   const PolicyNeeds needs = made.policy->Needs({1, 1, 1, 4, 4});  // throws when the allocator does not fit
-  spec.kind = KindOf(info, spec.store, needs.fixed_rate);
+  spec.kind = KindOf(info, spec.store, needs);
   spec.every = made.settings.every;
   spec.growth = made.settings.growth;
+  spec.prefill_chunk = made.prefill_chunk;
   for (const Params::Description& parameter : made.params.descriptions()) {
     spec.parameters += StrCat(spec.parameters.empty() ? "" : ":", parameter.name, "=", parameter.value);
   }
@@ -242,8 +285,8 @@ std::unique_ptr<Policy> PolicySpec::MakePolicy(const Guards& guards) const {
   return std::move(Make(*this, guards).policy);
 }
 
-std::unique_ptr<Store> PolicySpec::MakeStore() const {
-  return std::move(Make(*this, {}).store);
+std::shared_ptr<const Store> PolicySpec::MakeStore() const {
+  return Make(*this, {}).store;
 }
 
 std::vector<std::string> SplitSpecs(const std::string& list) {

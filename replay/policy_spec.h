@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// SPEC = name[+allocator][/chunk=N][@store][&reader][:key=value[:key=value]]      e.g. snapkv+ada@int4:window=32:pool=5
-// Every policy also accepts every=N (0: decide once, 1: after each query) and growth=append|fixed.
+// SPEC = name[+allocator][/chunk=N | /block=N][@store][&reader][:key=value[:key=value]]
+//        e.g. snapkv+ada@int4:window=32:pool=5
+// Every policy also accepts every=N (0: decide once, 1: after each query), growth=append|fixed and prefill_chunk=N.
 #pragma once
 
 #include <map>
@@ -32,16 +33,17 @@ class PolicySpec {
 
   std::string text;  // as given, combinations not expanded: the row's `policy`
   std::string scorer, allocator = "uniform", store = "fp16", reader = "all";
-  int chunk_tokens = 1;    // granularity
+  Granularity granularity;
   std::string parameters;  // canonical key=value list, defaults included
   std::string kind;        // class column
   Growth growth = Growth::kAppend;
   int every = 0;
+  int prefill_chunk = 0;  // 0: decides after the whole prefill; N: after N tokens, and goes on as in decode
   std::map<std::string, std::string> values;
 
   PolicyNeeds Needs(const ModelShape& shape) const;
   std::unique_ptr<Policy> MakePolicy(const Guards& guards) const;
-  std::unique_ptr<Store> MakeStore() const;
+  std::shared_ptr<const Store> MakeStore() const;
 };
 
 // Splits a comma-separated list of specs.

@@ -50,7 +50,7 @@ std::vector<Cell> MakeCells(const TraceSource& source, const SweepOptions& optio
       const bool is_fixed_rate = spec.Needs({1, 1, 1, 16, 16}).fixed_rate;
       for (size_t i = 0; i < (is_fixed_rate ? size_t{1} : options.budgets.size()); ++i) {
         PlanRequest request{spec, is_fixed_rate ? BudgetSpec{} : options.budgets[i], options.guards,
-                            DecisionToken(source.info(), protocol), nullptr};
+                            DecisionToken(source.info(), protocol)};
         cells.push_back({request, protocol, WhyRefused(source, request)});
       }
     }
@@ -117,19 +117,26 @@ ResultRow DescribeRow(const TraceInfo& info, const std::string& path, const Plan
   return row;
 }
 
-NamedArray KeptArray(const Plan& plan) {
+void AddKeptArrays(const Plan& plan, std::vector<NamedArray>& arrays) {
   const int num_tokens = plan.request.decision_token;
+  if (plan.request.FirstDecision() < num_tokens) return;  // what the decision left is not known here
   NamedArray kept{
       "kept", {"layer", "kv_head", "token"}, {plan.shape.num_layers, plan.shape.num_kv_heads, num_tokens}, {}};
-  kept.values.reserve(static_cast<size_t>(plan.shape.num_layers) * plan.shape.num_kv_heads * num_tokens);
+  kept.values.assign(static_cast<size_t>(plan.shape.num_layers) * plan.shape.num_kv_heads * num_tokens, 0.0f);
+  NamedArray bits = kept;
+  bits.name = "bits";
+  size_t first = 0;
   for (const LayerPlan& layer : plan.layers) {
     for (const HeadPlan& head : layer) {
-      const size_t first = kept.values.size();
-      kept.values.resize(first + num_tokens, 0.0f);
-      for (const int token : head.keep) kept.values[first + token] = 1.0f;
+      for (size_t i = 0; i < head.keep.size(); ++i) {
+        kept.values[first + head.keep[i]] = 1.0f;
+        if (plan.SpendsBits()) bits.values[first + head.keep[i]] = head.bits[i];
+      }
+      first += num_tokens;
     }
   }
-  return kept;
+  arrays.push_back(std::move(kept));
+  if (plan.SpendsBits()) arrays.push_back(std::move(bits));
 }
 
 void ReplayTrace(const TraceSource& source, const std::string& path, const SweepOptions& options, Results& results) {
@@ -174,12 +181,12 @@ void ReplayTrace(const TraceSource& source, const std::string& path, const Sweep
     row.figures.Set("refused_reason", cell.refused);
     if (!cell.refused.empty()) continue;
     const Plan& plan = plans[next];
-    metrics[next].FillRow(plan.FullBytes(), plan.store->bits(), row.figures, row.arrays);
+    metrics[next].FillRow(plan.FullBytes(), row.figures, row.arrays);
     if (plan.is_minimum) {
       const std::string note = row.figures.Text("class_note");
       row.figures.Set("class_note", StrCat(note, note.empty() ? "" : "; ", "minimum of one entry per KV head"));
     }
-    if (options.keeps_kept) row.arrays.push_back(KeptArray(plan));
+    if (options.keeps_kept) AddKeptArrays(plan, row.arrays);
     ++next;
   }
   if (analysis) {

@@ -34,7 +34,7 @@ void ReplayTrace(const TraceSource& source, const std::string& path, const Sweep
 // The columns that describe a run and a policy, not what was measured; mode is "replay" or "live".
 ResultRow DescribeRow(const TraceInfo& info, const std::string& path, const PlanRequest& request, Protocol protocol,
                       const std::string& mode, uint64_t seed);
-// The array `kept` of core/results.h.
-NamedArray KeptArray(const Plan& plan);
+// The arrays `kept` and, for plans that spend bits, `bits` of core/results.h.
+void AddKeptArrays(const Plan& plan, std::vector<NamedArray>& arrays);
 
 }  // namespace kvscope

@@ -27,6 +27,17 @@ double Mean(std::span<const double> values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
+double MeanBits(const Plan& plan) {
+  double bits = 0, entries = 0;
+  for (const LayerPlan& layer : plan.layers) {
+    for (const HeadPlan& head : layer) {
+      bits += std::accumulate(head.bits.begin(), head.bits.end(), 0.0);
+      entries += static_cast<double>(head.bits.size());
+    }
+  }
+  return entries > 0 ? bits / entries : plan.store->bits();
+}
+
 int64_t ProcessPeakBytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
@@ -164,8 +175,7 @@ class LivePrompt {
       layers.push_back(plan.MakeCache(layer, decoder_.model().config.Scale()));
       for (int kv_head = 0; kv_head < plan.shape.num_kv_heads; ++kv_head) {
         const std::shared_ptr<const KvHeadData> data = trace_.ReadKvHead(layer, kv_head);
-        layers.back()->Load(kv_head, data->k.data(), data->v.data(), options_.kv_dtype,
-                            plan.layers[layer][kv_head].keep);
+        layers.back()->Load(kv_head, data->k.data(), data->v.data(), options_.kv_dtype, plan.layers[layer][kv_head]);
       }
     }
     return std::make_unique<PolicyCache>(std::move(layers), plan.policy->Snapshot(), options_.kv_dtype,
@@ -178,7 +188,7 @@ class LivePrompt {
     size_t last = first;
     for (; last < plans.size(); ++last) {
       const ModelShape& shape = plans[last].shape;
-      const double entries = plans[last].policy->ChoosesReads() ? decision_token_ : plans[last].uniform_entries;
+      const double entries = plans[last].policy->ChoosesReads() ? decision_token_ : plans[last].budget.uniform_entries;
       bytes += 3 * entries * shape.num_layers * shape.num_kv_heads * plans[last].BytesPerEntry();
       if (last > first && bytes > static_cast<double>(options_.fork_bytes)) break;
     }
@@ -299,8 +309,8 @@ class LivePrompt {
     const ModelShape& shape = fork.plan->shape;
     const double full_bytes = fork.plan->FullBytes();
     ResultRow& figures = fork.row->figures;
-    fork.row->arrays.push_back(KeptArray(*fork.plan));
-    figures.Set("bits", fork.plan->store->bits());
+    AddKeptArrays(*fork.plan, fork.row->arrays);
+    figures.Set("bits", MeanBits(*fork.plan));
     figures.Set("full_bytes", full_bytes);
     figures.Set("kept_bytes_prefill", fork.prefill_bytes);
     figures.Set("kept_fraction", fork.prefill_bytes / full_bytes);

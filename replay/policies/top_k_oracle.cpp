@@ -28,7 +28,8 @@ class TopKOracle final : public Policy {
     return needs;
   }
   void AfterLayer(const LayerView&) override {}
-  Budgets Allocate(const ModelShape& shape, int num_tokens, int uniform_entries) override {
+  Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
+    const int num_tokens = budget.num_tokens, uniform_entries = budget.uniform_entries;
     const Guards& guards = settings_.guards;
     const int64_t guarded = std::min<int64_t>(num_tokens, int64_t{guards.sinks} + guards.recent);
     if (guarded > uniform_entries) {

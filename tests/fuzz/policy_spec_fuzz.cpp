@@ -41,7 +41,7 @@ void CheckDecision(const PolicySpec& spec, const Guards& guards) {
   const std::unique_ptr<Policy> policy = spec.MakePolicy(guards);
   const PolicyNeeds needs = policy->Needs(kShape);
   for (int layer = 0; layer < kShape.num_layers; ++layer) policy->AfterLayer(SmallLayer(layer));
-  const Budgets budgets = policy->Allocate(kShape, kTokens, kEntries);
+  const Budgets budgets = policy->Allocate(kShape, {kTokens, kEntries});
   size_t kept = 0;
   for (int layer = 0; layer < kShape.num_layers; ++layer) {
     for (const HeadPlan& plan : policy->Select(layer, budgets[layer])) {

@@ -49,33 +49,35 @@ const ModelShape kTwoHeads{.num_layers = 1, .num_heads = 2, .num_kv_heads = 2, .
 ComposedPolicy MakePolicy(PerSlot relevance, const PolicySettings& settings, Scope scope = Scope::kKvHead,
                           const std::string& allocator = "uniform") {
   Params params;
-  return {"test", std::make_unique<Scripted>(std::move(relevance), scope), Allocators().at(allocator).make(params),
+  return {"test",
+          {std::make_unique<Scripted>(std::move(relevance), scope), Allocators().at(allocator).make(params),
+           Stores().at("fp16").make(params)},
           settings};
 }
 
 LayerPlan Decide(ComposedPolicy& policy, int num_tokens, int entries) {
   policy.AfterLayer(TinyLayerView(kTwoHeads, 0, num_tokens));
-  return policy.Select(0, policy.Allocate(kTwoHeads, num_tokens, entries)[0]);
+  return policy.Select(0, policy.Allocate(kTwoHeads, {num_tokens, entries})[0]);
 }
 
 TEST(SelectSlots, KeepsTheBestAndTheLowerTokenOnATie) {
   const std::vector<int> tokens{3, 5, 6, 9};
-  EXPECT_THAT(SelectSlots(tokens, std::vector<float>{1, 2, 2, 2}, 1, 2), ElementsAre(1, 2));
-  EXPECT_THAT(SelectSlots(tokens, std::vector<float>{1, 2, 2, 2}, 1, 9), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(SelectSlots(tokens, std::vector<float>{1, 2, 2, 2}, {1}, 2), ElementsAre(1, 2));
+  EXPECT_THAT(SelectSlots(tokens, std::vector<float>{1, 2, 2, 2}, {1}, 9), ElementsAre(0, 1, 2, 3));
 }
 
 TEST(SelectSlots, KeepsWholeChunksAndCutsTheLast) {
   std::vector<int> tokens(12);
   std::iota(tokens.begin(), tokens.end(), 0);
   const std::vector<float> priority{0, 9, 0, 0, /**/ 4, 4, 4, 4, /**/ 3, 1, 2, 0};  // means 2.25, 4, 1.5
-  EXPECT_THAT(SelectSlots(tokens, priority, 4, 4), ElementsAre(4, 5, 6, 7));
-  EXPECT_THAT(SelectSlots(tokens, priority, 4, 6), ElementsAre(0, 1, 4, 5, 6, 7)) << "9 and, of the zeros, the lower";
-  EXPECT_THAT(SelectSlots(tokens, priority, 4, 10), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 10));
+  EXPECT_THAT(SelectSlots(tokens, priority, {4}, 4), ElementsAre(4, 5, 6, 7));
+  EXPECT_THAT(SelectSlots(tokens, priority, {4}, 6), ElementsAre(0, 1, 4, 5, 6, 7)) << "9 and, of the zeros, the lower";
+  EXPECT_THAT(SelectSlots(tokens, priority, {4}, 10), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 10));
 }
 
 TEST(SelectSlots, ChunksAreThoseOfTokensNotOfSlots) {
   const std::vector<int> tokens{0, 1, 6, 7, 8};  // chunks of 4: {0, 1}, {6, 7}, {8}
-  EXPECT_THAT(SelectSlots(tokens, std::vector<float>{2, 2, 0, 3, 1.6f}, 4, 3), ElementsAre(0, 1, 4));
+  EXPECT_THAT(SelectSlots(tokens, std::vector<float>{2, 2, 0, 3, 1.6f}, {4}, 3), ElementsAre(0, 1, 4));
 }
 
 TEST(SelectSlots, ProtectedEntriesComeBeforeChunks) {
@@ -83,9 +85,9 @@ TEST(SelectSlots, ProtectedEntriesComeBeforeChunks) {
   std::iota(tokens.begin(), tokens.end(), 0);
   std::vector<float> priority{5, 5, 5, 5, 0, 0, 0, 0};
   priority[7] = ProtectedPriority(7);
-  EXPECT_THAT(SelectSlots(tokens, priority, 4, 1), ElementsAre(7));
-  EXPECT_THAT(SelectSlots(tokens, priority, 4, 2), ElementsAre(4, 7)) << "then the rest of its chunk";
-  EXPECT_THAT(SelectSlots(tokens, priority, 4, 5), ElementsAre(0, 4, 5, 6, 7));
+  EXPECT_THAT(SelectSlots(tokens, priority, {4}, 1), ElementsAre(7));
+  EXPECT_THAT(SelectSlots(tokens, priority, {4}, 2), ElementsAre(4, 7)) << "then the rest of its chunk";
+  EXPECT_THAT(SelectSlots(tokens, priority, {4}, 5), ElementsAre(0, 4, 5, 6, 7));
 }
 
 TEST(ProtectedPriority, TellsNewerTokensApart) {

@@ -24,7 +24,7 @@ constexpr TinyShape kShape{.layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 1
 PlanRequest RequestOf(const TraceSource& trace, const std::string& spec, int keep_tokens,
                       Protocol protocol = Protocol::kPrompt) {
   const BudgetSpec budget{BudgetSpec::Unit::kTokens, double(keep_tokens)};
-  return {PolicySpec::Parse(spec), budget, {}, DecisionToken(trace.info(), protocol), nullptr};
+  return {PolicySpec::Parse(spec), budget, {}, DecisionToken(trace.info(), protocol)};
 }
 
 EvaluateOptions OptionsFor(const TraceSource& trace, int decision) {
@@ -114,7 +114,8 @@ TEST(Engine, StepwisePoliciesSeeWeightsOverTheirOwnCache) {
     Log* log;
     PolicyNeeds Needs(const ModelShape&) const override { return {}; }
     void AfterLayer(const LayerView&) override {}
-    Budgets Allocate(const ModelShape& shape, int, int entries) override {
+    Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
+      const int entries = budget.uniform_entries;
       return Budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, entries));
     }
     LayerPlan Select(int, const std::vector<int>& budget) override { return Newest(48, budget); }

@@ -96,7 +96,7 @@ LayerCache Loaded(const Layer& layer, const std::string& spec, int tokens, std::
   (void)tokens;
   LayerCache cache(kShape, 0, kScale, StoreOf(spec), rules);
   for (int kv_head = 0; kv_head < kShape.num_kv_heads; ++kv_head) {
-    cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, keep);
+    cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, {{keep.begin(), keep.end()}});
   }
   return cache;
 }
@@ -108,7 +108,7 @@ class Scripted final : public Policy {
   std::function<std::optional<ReadPlan>(const QueryView&)> before_step;
   PolicyNeeds Needs(const ModelShape&) const override { return {}; }
   void AfterLayer(const LayerView&) override {}
-  Budgets Allocate(const ModelShape&, int, int) override { return {}; }
+  Budgets Allocate(const ModelShape&, const PolicyBudget&) override { return {}; }
   LayerPlan Select(int, const std::vector<int>&) override { return {}; }
   bool ChoosesReads() const override { return before_step != nullptr; }
   std::optional<ReadPlan> BeforeStep(const QueryView& query) override { return before_step(query); }
@@ -250,8 +250,8 @@ TEST(LayerCache, ReadsOnlyWhatThePolicyChose) {
   all.Step(layer.StepOf(499, 1), reader);
   EXPECT_NEAR(full_sum, 1.0, 1e-5);
   LayerCache few(kShape, 0, kScale, StoreOf("full"), RulesFor(499, 3));
-  few.Load(0, gathered.K(0), gathered.V(0), DType::kF32, std::vector<int>{0, 300, 301});
-  few.Load(1, gathered.K(1), gathered.V(1), DType::kF32, std::vector<int>{7, 8, 9});
+  few.Load(0, gathered.K(0), gathered.V(0), DType::kF32, {{0, 300, 301}});
+  few.Load(1, gathered.K(1), gathered.V(1), DType::kF32, {{7, 8, 9}});
   few.Step(gathered.StepOf(499, 1), idle);
   EXPECT_EQ(layer.out, gathered.out);
   EXPECT_EQ(layer.lse, gathered.lse);

@@ -46,6 +46,7 @@ TEST(RelativeError, IsTheDistanceOverTheLength) {
 PlanMetrics Example() {
   PlanMetrics metrics;
   metrics.num_queries = 3, metrics.num_answer_queries = 2, metrics.has_needle = true;
+  metrics.num_needle_tokens = 4;
   metrics.shape = {1, 2, 1, 16, 16};
   LayerMetrics layer(metrics.shape, 3);
   layer.loss_head = {0.3, 0.9}, layer.loss_query = {0.2, 0.4, 0.6};
@@ -55,6 +56,7 @@ PlanMetrics Example() {
   layer.retention_query = {1, 1, 0.5};
   layer.bytes_query = {100, 120, 110}, layer.read_bytes_query = {90, 90, 120};
   layer.decision_bytes = 80, layer.decision_entries = 5;
+  layer.decision_bits = 5 * 10, layer.decision_needle_bits = 64, layer.needle_bits = 96;
   metrics.layers = {layer};
   return metrics;
 }
@@ -62,12 +64,13 @@ PlanMetrics Example() {
 TEST(PlanMetrics, AveragesOverQueriesAndHeads) {
   ResultRow row;
   std::vector<NamedArray> arrays;
-  Example().FillRow(160, 16, row, arrays);
+  Example().FillRow(160, row, arrays);
   EXPECT_NEAR(*row.Number("attention_loss"), 1.2 / 6, 1e-12);
   EXPECT_NEAR(*row.Number("output_error"), 0.6 / 6, 1e-12);
   EXPECT_NEAR(*row.Number("topk_overlap"), 4.5 / 6, 1e-12);
   EXPECT_NEAR(*row.Number("needle_retention"), 0.75, 1e-12);
   EXPECT_NEAR(*row.Number("needle_bits"), 12, 1e-12);
+  EXPECT_NEAR(*row.Number("bits"), 10, 1e-12);
   EXPECT_NEAR(*row.Number("needle_weight_ratio"), 0.5, 1e-12);
   EXPECT_EQ(*row.Number("needle_first_lost_step"), 2);
   EXPECT_EQ(*row.Number("kept_bytes_prefill"), 80);
@@ -92,10 +95,10 @@ TEST(PlanMetrics, LeavesOutWhatWasNotMeasured) {
   metrics.num_queries = metrics.num_answer_queries = 0;
   metrics.layers[0] = LayerMetrics(metrics.shape, 0);
   metrics.layers[0].decision_retention_kv_head = {0.25};
-  metrics.layers[0].decision_bytes = 80;
+  metrics.layers[0].decision_bytes = 80, metrics.layers[0].decision_entries = 5;
   ResultRow row;
   std::vector<NamedArray> arrays;
-  metrics.FillRow(160, 16, row, arrays);
+  metrics.FillRow(160, row, arrays);
   for (const char* column :
        {"attention_loss", "output_error", "topk_overlap", "kept_bytes_mean", "needle_weight_ratio"}) {
     EXPECT_FALSE(row.Has(column)) << column;
@@ -105,7 +108,7 @@ TEST(PlanMetrics, LeavesOutWhatWasNotMeasured) {
   EXPECT_EQ(*row.Number("kept_bytes_peak"), 80);
   metrics.has_needle = false;
   ResultRow without;
-  metrics.FillRow(160, 16, without, arrays);
+  metrics.FillRow(160, without, arrays);
   EXPECT_FALSE(without.Has("needle_retention"));
 }
 

@@ -42,7 +42,7 @@ BudgetSpec Fraction(double value) {
 
 PlanRequest RequestOf(const TraceSource& trace, const std::string& spec, const BudgetSpec& budget,
                       Protocol protocol = Protocol::kPrompt, Guards guards = {}) {
-  return {PolicySpec::Parse(spec), budget, guards, DecisionToken(trace.info(), protocol), nullptr};
+  return {PolicySpec::Parse(spec), budget, guards, DecisionToken(trace.info(), protocol)};
 }
 
 struct Outcome {
@@ -115,7 +115,7 @@ TEST_P(PolicyConformance, IsTheSameAtAnyNumberOfThreads) {
     rows.emplace_back(), arrays.emplace_back();
     for (const PlanMetrics& metrics : outcome.metrics) {
       std::vector<NamedArray> named;
-      metrics.FillRow(1000, 16, rows.back().emplace_back(), named);
+      metrics.FillRow(1000, rows.back().emplace_back(), named);
       for (const NamedArray& array : named) {
         arrays.back().insert(arrays.back().end(), array.values.begin(), array.values.end());
       }
@@ -261,7 +261,8 @@ class Broken : public Policy {
  public:
   PolicyNeeds Needs(const ModelShape&) const override { return {}; }
   void AfterLayer(const LayerView&) override {}
-  Budgets Allocate(const ModelShape& shape, int, int uniform_entries) override {
+  Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
+    const int uniform_entries = budget.uniform_entries;
     return Budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, uniform_entries));
   }
   LayerPlan Select(int, const std::vector<int>& budget) override {
@@ -295,7 +296,8 @@ class BrokenPlan final : public Broken {
 
 class GreedyBudgets final : public Broken {
  public:
-  Budgets Allocate(const ModelShape& shape, int, int uniform_entries) override {
+  Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
+    const int uniform_entries = budget.uniform_entries;
     Budgets budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, uniform_entries));
     ++budgets[0][0];
     return budgets;

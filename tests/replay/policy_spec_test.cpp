@@ -29,7 +29,7 @@ TEST(PolicySpec, ReadsEveryPart) {
   const PolicySpec spec = PolicySpec::Parse("snapkv+ada/chunk=16@int4&all:window=8:pool=7:every=0:growth=append");
   EXPECT_EQ(spec.scorer, "snapkv");
   EXPECT_EQ(spec.allocator, "ada");
-  EXPECT_EQ(spec.chunk_tokens, 16);
+  EXPECT_EQ(spec.granularity.chunk_tokens, 16);
   EXPECT_EQ(spec.store, "int4");
   EXPECT_EQ(spec.reader, "all");
   EXPECT_EQ(spec.kind, "eviction+quantization");

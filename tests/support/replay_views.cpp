@@ -79,6 +79,14 @@ std::span<const float> TinyLayerView::Statistic(const StatisticSpec& spec, int h
   return rows[head];
 }
 
+std::vector<float> TinyLayerView::Keys(int kv_head) const {
+  std::vector<float> rows;
+  for (int token = 0; attention_ && token < num_tokens_; ++token) {
+    for (const double value : attention_->k.at(kv_head).at(token)) rows.push_back(static_cast<float>(value));
+  }
+  return rows;
+}
+
 TinyStepView::TinyStepView(const TinyAttention& attention, int layer_index, int query,
                            std::vector<std::vector<int>> tokens)
     : shape_(attention.shape), layer_index_(layer_index), query_(query), tokens_(std::move(tokens)) {
@@ -87,8 +95,11 @@ TinyStepView::TinyStepView(const TinyAttention& attention, int layer_index, int 
     const std::vector<int>& kept = tokens_.at(head / shape_.HeadsPerKvHead());
     double sum = 0;
     for (int token : kept) sum += row.at(token);
-    weight_.emplace_back();
-    for (int token : kept) weight_.back().push_back(static_cast<float>(row[token] / sum));
+    weight_.emplace_back(), trace_weight_.emplace_back();
+    for (int token : kept) {
+      weight_.back().push_back(static_cast<float>(row[token] / sum));
+      trace_weight_.back().push_back(static_cast<float>(row[token]));
+    }
   }
 }
 TinyStepView::TinyStepView(const ModelShape& shape, int layer_index, int query, std::vector<std::vector<int>> tokens,
@@ -104,7 +115,7 @@ std::vector<std::vector<std::vector<int>>> Play(const std::string& spec, const T
   const std::unique_ptr<Policy> policy = PolicySpec::Parse(spec).MakePolicy(guards);
   const TinyLayerView view(attention, 0, prompt_tokens);
   policy->AfterLayer(view);
-  const Budgets budgets = policy->Allocate(attention.shape, prompt_tokens, budget_entries);
+  const Budgets budgets = policy->Allocate(attention.shape, {prompt_tokens, budget_entries});
   std::vector<std::vector<int>> tokens;
   for (const HeadPlan& plan : policy->Select(0, budgets[0])) tokens.push_back(plan.keep);
   std::vector<std::vector<std::vector<int>>> moments{tokens};
@@ -126,7 +137,7 @@ std::vector<std::vector<std::vector<int>>> Play(const std::string& spec, const T
 PerSlot PrioritiesAtDecision(const std::string& spec, const LayerView& view, int uniform_entries) {
   const std::unique_ptr<Policy> policy = PolicySpec::Parse(spec).MakePolicy({});
   policy->AfterLayer(view);
-  policy->Allocate(view.shape(), view.num_tokens(), uniform_entries);
+  policy->Allocate(view.shape(), {view.num_tokens(), uniform_entries});
   return dynamic_cast<const ComposedPolicy&>(*policy).priority(view.layer_index());
 }
 

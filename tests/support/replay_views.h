@@ -35,8 +35,9 @@ class TinyLayerView final : public LayerView {
   const ModelShape& shape() const override { return shape_; }
   int num_tokens() const override { return num_tokens_; }
   std::span<const float> Statistic(const StatisticSpec& spec, int head) const override;
-  std::vector<float> Keys(int) const override { return {}; }
-  std::vector<float> Values(int) const override { return {}; }
+  std::vector<float> Keys(int kv_head) const override;
+  std::vector<float> Values(int kv_head) const override { return Keys(kv_head); }
+  std::vector<float> LargestQuery(int) const override { return std::vector<float>(shape_.head_dim_k, 1.0f); }
   uint64_t seed() const override { return seed_; }
   void set_seed(uint64_t seed) { seed_ = seed; }
 
@@ -62,12 +63,13 @@ class TinyStepView final : public StepView, public QueryView {
   std::span<const int> TokenFromSlot(int kv_head) const override { return tokens_.at(kv_head); }
   std::span<const float> Weight(int head) const override { return weight_.at(head); }
   std::span<const float> FullWeight(int head) const override { return weight_.at(head); }
+  std::vector<float> TraceWeight(int head) const override { return trace_weight_.at(head); }
 
  private:
   ModelShape shape_;
   int layer_index_, query_;
   std::vector<std::vector<int>> tokens_;
-  std::vector<std::vector<float>> weight_;
+  std::vector<std::vector<float>> weight_, trace_weight_;
 };
 
 // What a policy keeps after the prompt and after each later query, by token: [moment][kv_head][kept]. One layer.

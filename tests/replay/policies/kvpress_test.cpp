@@ -116,7 +116,7 @@ TEST_P(Kvpress, ScoresAndKeptSetsAgree) {
     const std::unique_ptr<Policy> policy = spec.MakePolicy({});
     const PolicyNeeds needs = policy->Needs(fixture.shape);
     for (int layer = 0; layer < fixture.shape.num_layers; ++layer) policy->AfterLayer(fixture.View(layer, needs));
-    const Budgets budgets = policy->Allocate(fixture.shape, fixture.num_tokens, entries);
+    const Budgets budgets = policy->Allocate(fixture.shape, {fixture.num_tokens, entries});
     for (int layer = 0; layer < fixture.shape.num_layers; ++layer) {
       const PerSlot priority = dynamic_cast<const ComposedPolicy&>(*policy).priority(layer);
       const LayerPlan plan = policy->Select(layer, budgets[layer]);
