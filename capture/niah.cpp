@@ -6,16 +6,16 @@
 // word of several tokens does not fit, with ". . ."; every candidate is tokenised whole, because merges across the cut
 // make counts of parts unreliable. The haystack begins at a sentence chosen by seed and repeat, the same for every
 // depth; the number depends on seed, context, depth and repeat, so a prompt does not depend on the rest of its grid.
+// With several doors the haystack hides as many sentences, and the question asks for one of them: capture/niah_cell.h.
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <random>
 #include <set>
+#include <span>
 
 #include "capture/chat_template.h"
+#include "capture/niah_cell.h"
 #include "capture/niah_haystack.h"
 #include "capture/task.h"
 #include "core/error.h"
@@ -25,35 +25,14 @@ namespace {
 
 constexpr std::string_view kInstruction = "Read the text and answer the question at the end.";
 constexpr std::string_view kBreak = "\n\n";
-constexpr int kMinHaystackTokens = 16;
-constexpr int kCutsTried = 64;  // each is shorter than the one before
-constexpr int kShortCuts = 8;   // of those, whose prompt is too short even with the longest closing
+constexpr size_t kMinHaystackTokens = 16;  // for each hidden sentence
+constexpr int kCutsTried = 64;             // each is shorter than the one before
+constexpr int kShortCuts = 8;              // of those, whose prompt is too short even with the longest closing
 constexpr size_t kPlacesTried = 8;
-constexpr int64_t kAtEnd = -1;  // the needle stands behind the haystack's last sentence
-
-// The needle is priming + " " + number + ".".
-struct Wording {
-  std::string_view priming;
-  std::string_view question;
-};
-constexpr std::array<Wording, 3> kWordings = {{
-    {"The secret number for the red door is", "What is the secret number for the red door?"},
-    {"The secret number is", "What is the secret number?"},
-    {"The secret number for the green gate is", "What is the secret number for the green gate?"},
-}};
+constexpr int64_t kAtEnd = -1;  // a sentence stands behind the haystack's last one
 
 // What closes a haystack that is cut inside a sentence, shortest first.
 constexpr std::array<std::string_view, 6> kClosings = {".", " . .", " . . .", " . . . .", " . . . . .", " . . . . . ."};
-
-// One prompt of the grid.
-struct Cell {
-  int context = 0;
-  double depth = 0;
-  int repeat = 0;
-  int wording = 0;
-  std::string value;
-  std::string needle;
-};
 
 struct ByteRange {
   int64_t begin = 0, end = 0;
@@ -62,8 +41,8 @@ struct ByteRange {
 // The user turn's text and where its parts lie in it.
 struct UserText {
   std::string text;
-  ByteRange haystack;  // with the needle
-  ByteRange needle;
+  ByteRange haystack;                // with the hidden sentences
+  std::vector<ByteRange> sentences;  // as in the cell
   ByteRange question;
 };
 
@@ -75,28 +54,38 @@ struct Fitted {
   double depth = 0;
 };
 
-std::string Place(const Cell& cell) {
+std::string Place(const NiahCell& cell) {
   return StrCat("niah, context ", cell.context, ", depth ", cell.depth);
 }
 
-// `at` bytes of the haystack stand before the needle; at most body.size().
-UserText ComposeUserText(const Cell& cell, std::string_view body, size_t at) {
+bool IsBlank(char c) {
+  return c == ' ' || c == '\n' || c == '\r';
+}
+
+// places[i] bytes of the body stand before sentence i: ascending, at most body.size().
+UserText ComposeUserText(const NiahCell& cell, std::string_view body, std::span<const size_t> places) {
   UserText user;
-  const auto size = [&] { return static_cast<int64_t>(user.text.size()); };
-  user.text.append(kInstruction).append(kBreak);
-  user.haystack.begin = size();
-  user.text.append(body.substr(0, at));
-  if (at > 0) user.text += ' ';
-  user.needle.begin = size();
-  user.text += cell.needle;
-  user.needle.end = size();
-  if (at < body.size() && body[at] != ' ' && body[at] != '\n' && body[at] != '\r') user.text += ' ';
-  user.text.append(body.substr(at));
-  user.haystack.end = size();
-  user.text.append(kBreak);
-  user.question.begin = size();
-  user.text.append(kWordings[static_cast<size_t>(cell.wording)].question);
-  user.question.end = size();
+  const auto append = [&user](std::string_view part) {
+    const auto begin = static_cast<int64_t>(user.text.size());
+    user.text.append(part);
+    return ByteRange{begin, static_cast<int64_t>(user.text.size())};
+  };
+  append(kInstruction);
+  user.haystack.begin = append(kBreak).end;
+  const auto append_apart = [&](std::string_view part) {
+    const bool is_first = static_cast<int64_t>(user.text.size()) == user.haystack.begin;
+    if (!is_first && !part.empty() && !IsBlank(user.text.back()) && !IsBlank(part.front())) append(" ");
+    return append(part);
+  };
+  size_t body_at = 0;
+  for (size_t i = 0; i < places.size(); ++i) {
+    append_apart(body.substr(body_at, places[i] - body_at));
+    user.sentences.push_back(append_apart(cell.sentences[i].text));
+    body_at = places[i];
+  }
+  user.haystack.end = append_apart(body.substr(body_at)).end;
+  append(kBreak);
+  user.question = append(cell.question);
   return user;
 }
 
@@ -114,9 +103,11 @@ TokenRange TokensOf(const ChatTokens& chat, ByteRange bytes) {
   return TokensCovering(chat.byte_offsets, shift + bytes.begin, shift + bytes.end);
 }
 
-// Searches the cut, from long to short, that makes the prompt exactly cell.context tokens.
-std::optional<Fitted> FitTo(const Tokenizer& tokenizer, const Haystack& haystack, const Cell& cell, int64_t begin,
-                            int64_t needle_at, int64_t haystack_tokens) {
+// Searches the cut, from long to short, that makes the prompt exactly cell.context tokens. `places` are where the
+// sentences stand, in the haystack's bytes or kAtEnd.
+std::optional<Fitted> FitTo(const Tokenizer& tokenizer, const Haystack& haystack, const NiahCell& cell, int64_t begin,
+                            std::span<const int64_t> places, int64_t haystack_tokens) {
+  const int64_t last_place = *std::max_element(places.begin(), places.end());
   const auto length = static_cast<int64_t>(haystack.text().size());
   const int64_t first_token = haystack.TokenFromByte(begin) + haystack_tokens + 8;
   const int64_t longest = first_token < haystack.num_tokens() ? haystack.ByteFromToken(first_token) + 1 : length + 1;
@@ -124,15 +115,18 @@ std::optional<Fitted> FitTo(const Tokenizer& tokenizer, const Haystack& haystack
     int64_t cut = longest > length ? length : haystack.PreviousCut(longest, any_character);
     int short_cuts = 0;
     for (int tried = 0; tried < kCutsTried; ++tried, cut = haystack.PreviousCut(cut, any_character)) {
-      if (cut <= begin || (needle_at != kAtEnd && cut < needle_at) || short_cuts == kShortCuts) break;
+      if (cut <= begin || cut < last_place || short_cuts == kShortCuts) break;
       const bool is_closed = haystack.IsSentenceEnd(cut);
       ++short_cuts;
       for (const std::string_view closing : kClosings) {
         std::string body(haystack.text().substr(static_cast<size_t>(begin), static_cast<size_t>(cut - begin)));
         if (!is_closed) body += closing;
-        const size_t at = needle_at == kAtEnd ? body.size() : static_cast<size_t>(needle_at - begin);
+        std::vector<size_t> body_places;
+        for (const int64_t place : places) {
+          body_places.push_back(place == kAtEnd ? body.size() : static_cast<size_t>(place - begin));
+        }
         Fitted fitted;
-        fitted.user = ComposeUserText(cell, body, at);
+        fitted.user = ComposeUserText(cell, body, body_places);
         fitted.chat = Chat(tokenizer, fitted.user);
         const auto count = static_cast<int64_t>(fitted.chat.ids.size());
         if (count == cell.context) {
@@ -148,53 +142,36 @@ std::optional<Fitted> FitTo(const Tokenizer& tokenizer, const Haystack& haystack
   return std::nullopt;
 }
 
-void MeasureDepth(Fitted* fitted) {
+void MeasureDepth(const NiahCell& cell, Fitted* fitted) {
   const TokenRange all = TokensOf(fitted->chat, fitted->user.haystack);
-  fitted->needle = TokensOf(fitted->chat, fitted->user.needle);
+  fitted->needle = TokensOf(fitted->chat, fitted->user.sentences[cell.asked]);
   const auto before = static_cast<double>(fitted->needle.token_begin - all.token_begin);
   const auto after = static_cast<double>(all.token_end - fitted->needle.token_end);
   fitted->depth = before / std::max(before + after, 1.0);
 }
 
-uint64_t Mixed(uint64_t a, uint64_t b) {
-  std::mt19937_64 random(a * 0x9E3779B97F4A7C15u + b);
-  random.discard(1);
-  return random();
-}
-
-// A number that the haystack does not hold.
-std::string DrawValue(const Haystack& haystack, const Cell& cell, uint64_t seed) {
-  const auto depth_key = static_cast<uint64_t>(std::llround(cell.depth * 1e9));
-  std::mt19937_64 random(
-      Mixed(Mixed(Mixed(seed, static_cast<uint64_t>(cell.context)), depth_key), static_cast<uint64_t>(cell.repeat)));
-  for (int tried = 0; tried < 1000; ++tried) {
-    std::string value = std::to_string(10000 + random() % 90000);
-    if (haystack.text().find(value) == std::string_view::npos) return value;
-  }
-  throw Error(StrCat(haystack.name(), ": expected a text without most numbers of five digits, found ",
-                     "every one of 1000 drawn; pass prose"));
-}
-
 // The sentence where this repeat's haystack begins: repeats are spread over all that have enough text behind them.
-int64_t ChooseBegin(const Haystack& haystack, const Cell& cell, uint64_t seed, int64_t haystack_tokens) {
+int64_t ChooseBegin(const Haystack& haystack, const NiahCell& cell, uint64_t seed, int64_t haystack_tokens) {
   const std::vector<int64_t>& begins = haystack.sentence_begins();
   const int64_t last_token = haystack.num_tokens() - haystack_tokens - 16;
   const auto end = std::partition_point(begins.begin(), begins.end(),
                                         [&](int64_t byte) { return haystack.TokenFromByte(byte) <= last_token; });
   const auto count = static_cast<uint64_t>(end - begins.begin());
   if (count == 0) return begins[0];
-  const uint64_t spread = Mixed(seed, 1) + static_cast<uint64_t>(cell.repeat) * 0x9E3779B97F4A7C15u;
+  const uint64_t spread = MixSeed(seed, 1) + static_cast<uint64_t>(cell.repeat) * 0x9E3779B97F4A7C15u;
   return begins[static_cast<size_t>((spread >> 32) * count >> 32)];
 }
 
 // Tokens left for the haystack. Error when they are too few, or more than the haystack has.
-int64_t HaystackTokens(const Tokenizer& tokenizer, const Haystack& haystack, const Cell& cell) {
-  const auto overhead = static_cast<int64_t>(Chat(tokenizer, ComposeUserText(cell, "", 0)).ids.size());
+int64_t HaystackTokens(const Tokenizer& tokenizer, const Haystack& haystack, const NiahCell& cell) {
+  const std::vector<size_t> places(cell.sentences.size(), 0);
+  const auto overhead = static_cast<int64_t>(Chat(tokenizer, ComposeUserText(cell, "", places)).ids.size());
   const int64_t tokens = cell.context - overhead;
-  if (tokens < kMinHaystackTokens) {
-    throw Error(StrCat(Place(cell), ": expected a context of at least ", overhead + kMinHaystackTokens,
-                       " tokens (template, needle and question take ", overhead, "), found ", cell.context,
-                       "; ask for a longer context"));
+  const int64_t fewest = static_cast<int64_t>(kMinHaystackTokens * cell.sentences.size());
+  if (tokens < fewest) {
+    throw Error(StrCat(Place(cell), ": expected a context of at least ", overhead + fewest,
+                       " tokens (template, hidden sentences and question take ", overhead, "), found ", cell.context,
+                       "; ask for a longer context", cell.sentences.size() > 1 ? " or fewer doors" : ""));
   }
   const int64_t found = haystack.num_tokens() - haystack.TokenFromByte(haystack.sentence_begins()[0]);
   if (found < tokens) {
@@ -204,24 +181,39 @@ int64_t HaystackTokens(const Tokenizer& tokenizer, const Haystack& haystack, con
   return tokens;
 }
 
-Fitted FitCell(const Tokenizer& tokenizer, const Haystack& haystack, const Cell& cell, uint64_t seed) {
-  const int64_t tokens = HaystackTokens(tokenizer, haystack, cell);
-  const int64_t begin = ChooseBegin(haystack, cell, seed, tokens);
-  // From the sentence end at the depth asked for back to the haystack's beginning, until one fits.
+// Where a sentence may stand, ascending: the haystack's beginning and the last sentence ends up to the depth.
+std::vector<int64_t> PlacesUpTo(const Haystack& haystack, double depth, int64_t begin, int64_t haystack_tokens) {
   std::vector<int64_t> places = {begin};
   const int64_t begin_token = haystack.TokenFromByte(begin);
   for (auto end = std::upper_bound(haystack.sentence_ends().begin(), haystack.sentence_ends().end(), begin);
        end != haystack.sentence_ends().end(); ++end) {
     const auto before = static_cast<double>(haystack.TokenFromByte(*end) - begin_token);
-    if (before > cell.depth * static_cast<double>(tokens) + 2) break;  // counts of parts may be off by a token or two
+    if (before > depth * static_cast<double>(haystack_tokens) + 2) break;  // counts of parts may be off by a token or 2
     places.push_back(*end);
   }
-  if (cell.depth == 1.0) places.push_back(kAtEnd);
+  if (depth == 1.0) places.push_back(kAtEnd);
   if (places.size() > kPlacesTried) places.erase(places.begin() + 1, places.end() - kPlacesTried);
-  for (; !places.empty(); places.pop_back()) {
-    std::optional<Fitted> fitted = FitTo(tokenizer, haystack, cell, begin, places.back(), tokens);
+  return places;
+}
+
+Fitted FitCell(const Tokenizer& tokenizer, const Haystack& haystack, const NiahCell& cell, uint64_t seed) {
+  const int64_t tokens = HaystackTokens(tokenizer, haystack, cell);
+  const int64_t begin = ChooseBegin(haystack, cell, seed, tokens);
+  std::vector<std::vector<int64_t>> candidates;
+  size_t num_tries = 0;
+  for (const HiddenSentence& sentence : cell.sentences) {
+    candidates.push_back(PlacesUpTo(haystack, sentence.depth, begin, tokens));
+    num_tries = std::max(num_tries, candidates.back().size());
+  }
+  // All sentences move back together, each as far as the haystack's beginning, until the prompt fits.
+  for (size_t moves = 0; moves < num_tries; ++moves) {
+    std::vector<int64_t> places;
+    for (const std::vector<int64_t>& ends : candidates) {
+      places.push_back(ends[ends.size() - 1 - std::min(moves, ends.size() - 1)]);
+    }
+    std::optional<Fitted> fitted = FitTo(tokenizer, haystack, cell, begin, places, tokens);
     if (!fitted) continue;
-    MeasureDepth(&*fitted);
+    MeasureDepth(cell, &*fitted);
     if (fitted->depth <= cell.depth) return std::move(*fitted);
   }
   throw Error(StrCat(Place(cell), ": expected a place to end the text so that the prompt has exactly ", cell.context,
@@ -246,41 +238,40 @@ Span MakeSpan(std::string kind, TokenRange range, std::string_view label) {
   return {std::move(kind), static_cast<int>(range.token_begin), static_cast<int>(range.token_end), std::string(label)};
 }
 
-std::string FileStem(const Cell& cell) {
-  std::array<char, 64> stem{};
-  std::snprintf(stem.data(), stem.size(), "niah_c%d_d%03d_r%02d", cell.context,
-                static_cast<int>(std::lround(cell.depth * 100)), cell.repeat);
-  return stem.data();
-}
-
-TaskInfo MakeTask(const Haystack& haystack, const Cell& cell, const Fitted& fitted, uint64_t seed) {
-  const Wording& wording = kWordings[static_cast<size_t>(cell.wording)];
-  const nlohmann::ordered_json parameters = {
+TaskInfo MakeTask(const Haystack& haystack, const NiahCell& cell, const Fitted& fitted, uint64_t seed) {
+  nlohmann::ordered_json parameters = {
       {"context", cell.context},
       {"depth_asked", cell.depth},
       {"depth", fitted.depth},
       {"repeat", cell.repeat},
       {"wording", cell.wording},
-      {"needle", cell.needle},
-      {"needle_value", cell.value},
-      {"question", wording.question},
+      {"needle", cell.needle().text},
+      {"needle_value", cell.needle().value},
+      {"question", cell.question},
       {"haystack", haystack.name()},
       {"haystack_sha256", haystack.sha256()},
       {"haystack_byte_begin", fitted.haystack_begin},
       {"haystack_byte_end", fitted.haystack_end},
   };
+  if (cell.sentences.size() > 1) {
+    parameters["doors"] = cell.sentences.size();
+    for (size_t i = 0; i < cell.sentences.size(); ++i) {
+      if (i != cell.asked) parameters["distractor_values"].push_back(cell.sentences[i].value);
+    }
+  }
   TaskInfo task;
   task.name = "niah";
   task.parameters_json = parameters.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   task.seed = seed;
-  task.expected_answers = {cell.value};
+  task.expected_answers = {cell.needle().value};
   task.scorer = "contains";
-  task.priming_text = wording.priming;
-  task.scored_text = " " + cell.value;
+  task.priming_text = cell.needle().priming;
+  task.scored_text = " " + cell.needle().value;
   return task;
 }
 
-Prompt MakePrompt(const Tokenizer& tokenizer, const Haystack& haystack, const Cell& cell, const NiahOptions& options) {
+Prompt MakePrompt(const Tokenizer& tokenizer, const Haystack& haystack, const NiahCell& cell,
+                  const NiahOptions& options) {
   const Fitted fitted = FitCell(tokenizer, haystack, cell, options.seed);
   CheckPlain(tokenizer, haystack, fitted);
   const ChatTokens& chat = fitted.chat;
@@ -294,42 +285,24 @@ Prompt MakePrompt(const Tokenizer& tokenizer, const Haystack& haystack, const Ce
                      MakeSegment("context", context_begin, question.token_begin),
                      MakeSegment("question", question.token_begin, static_cast<int64_t>(chat.ids.size()))};
   prompt.segments[1].decide_at = true;
-  const int64_t value_end = fitted.user.needle.end - 1;  // before the full stop
-  const TokenRange value = TokensOf(chat, {value_end - static_cast<int64_t>(cell.value.size()), value_end});
-  prompt.spans = {MakeSpan("needle", fitted.needle, cell.needle), MakeSpan("needle_value", value, cell.value),
-                  MakeSpan("question", question, kWordings[static_cast<size_t>(cell.wording)].question)};
+  const std::vector<ByteRange>& sentences = fitted.user.sentences;
+  const std::string& answer = cell.needle().value;
+  const int64_t value_end = sentences[cell.asked].end - 1;  // before the full stop
+  const TokenRange value = TokensOf(chat, {value_end - static_cast<int64_t>(answer.size()), value_end});
+  prompt.spans = {MakeSpan("needle", fitted.needle, cell.needle().text), MakeSpan("needle_value", value, answer),
+                  MakeSpan("question", question, cell.question)};
+  for (size_t i = 0; i < sentences.size(); ++i) {
+    if (i == cell.asked) continue;
+    prompt.spans.push_back(MakeSpan("distractor", TokensOf(chat, sentences[i]), cell.sentences[i].text));
+  }
   prompt.task = MakeTask(haystack, cell, fitted, options.seed);
   return prompt;
-}
-
-void CheckOptions(const NiahOptions& options) {
-  if (options.contexts.empty() || options.depths.empty() || options.repeats < 1) {
-    throw Error(StrCat("niah: expected at least one context, depth and repeat, found ", options.contexts.size(), ", ",
-                       options.depths.size(), " and ", options.repeats, "; pass one of each"));
-  }
-  if (options.max_new < 0) {
-    throw Error(StrCat("niah: expected 0 or more new tokens, found ", options.max_new, "; correct --max-new"));
-  }
-  if (options.wording < -1 || options.wording >= static_cast<int>(kWordings.size())) {
-    throw Error(StrCat("niah: expected a wording from 0 to 2, or -1 for all in turn, found ", options.wording));
-  }
-  for (const int context : options.contexts) {
-    if (options.context_limit > 0 && context > options.context_limit) {
-      throw Error(StrCat("niah: expected a context of at most ", options.context_limit, " tokens, which the model was ",
-                         "made for, found ", context, "; ask for a shorter one"));
-    }
-  }
-  for (const double depth : options.depths) {
-    if (!(depth >= 0 && depth <= 1)) {
-      throw Error(StrCat("niah: expected a depth from 0 to 1, found ", depth, "; correct --depth"));
-    }
-  }
 }
 
 }  // namespace
 
 std::vector<Prompt> NiahPrompts(const Tokenizer& tokenizer, const NiahOptions& options) {
-  CheckOptions(options);
+  CheckNiahOptions(options);
   const Haystack haystack(tokenizer, options.haystack_text,
                           options.haystack_name.empty() ? "haystack" : options.haystack_name);
   std::vector<Prompt> prompts;
@@ -337,14 +310,11 @@ std::vector<Prompt> NiahPrompts(const Tokenizer& tokenizer, const NiahOptions& o
   for (const int context : options.contexts) {
     for (const double depth : options.depths) {
       for (int repeat = 0; repeat < options.repeats; ++repeat) {
-        const int num_wordings = static_cast<int>(kWordings.size());
-        Cell cell{context, depth, repeat, options.wording < 0 ? repeat % num_wordings : options.wording, "", ""};
+        const NiahCell cell = MakeNiahCell(haystack, options, context, depth, repeat);
         if (!stems.insert(FileStem(cell)).second) {
           throw Error(StrCat("niah: expected contexts and depths that differ (depths by 0.01), found two cells named ",
                              FileStem(cell), "; leave one out"));
         }
-        cell.value = DrawValue(haystack, cell, options.seed);
-        cell.needle = StrCat(kWordings[static_cast<size_t>(cell.wording)].priming, " ", cell.value, ".");
         prompts.push_back(MakePrompt(tokenizer, haystack, cell, options));
       }
     }

@@ -15,7 +15,7 @@ namespace kvscope {
 
 // One run.
 struct Prompt {
-  std::string file_stem;          // niah_c2048_d050_r03: the trace's name in a grid
+  std::string file_stem;          // niah_c2048_d050_r03, niah_c2048_d050_k3_r03 (doors): the trace's name in a grid
   std::vector<int> ids;           // the prompt, or for `text` the context
   std::vector<int> forced_ids;    // `text`: the continuation, teacher-forced one token at a time; else empty: generate
   int max_new = 16;               // tokens to generate at most
@@ -26,6 +26,9 @@ struct Prompt {
 
 // Needle in a haystack. `context` counts every prompt token, template, needle and question included, exactly. Depth is
 // the share of haystack tokens before the needle, moved back to a sentence end; the real one is stored.
+// With more than one door the haystack hides as many sentences that differ in colour and number. The question asks for
+// one of them, the needle; the others are spans of kind `distractor`, spread evenly over the haystack.
+constexpr int kMaxNiahDoors = 8;
 struct NiahOptions {
   std::vector<int> contexts{2048};
   std::vector<double> depths{0.5};
@@ -34,7 +37,8 @@ struct NiahOptions {
   uint64_t seed = 0;
   std::string haystack_text;
   std::string haystack_name;  // stored with the text's sha256
-  int wording = -1;           // 0, 1, 2; -1: they rotate with the repeats
+  int wording = -1;           // 0, 1, 2; -1: they rotate with the repeats, or 0 with more than one door
+  int doors = 1;              // with more than 1 the colour asked for rotates, and wording 1 (no colour) is an Error
   int context_limit = 0;      // of the model; more is an Error
 };
 std::vector<Prompt> NiahPrompts(const Tokenizer& tokenizer, const NiahOptions& options);

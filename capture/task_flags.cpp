@@ -36,8 +36,13 @@ void AddTaskOptions(CLI::App& app, TaskFlags& flags) {
   app.add_option("--repeats", flags.repeats, "niah: needles per cell of the grid")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
-  app.add_option("--wording", flags.wording, "niah: needle wording 0, 1 or 2; -1 rotates with the repeats")
+  app.add_option("--wording", flags.wording,
+                 "niah: needle wording 0, 1 or 2; -1 rotates with the repeats (0 with several doors)")
       ->check(CLI::Range(-1, 2))
+      ->capture_default_str();
+  app.add_option("--doors", flags.doors,
+                 "niah: sentences hidden, each with a colour and number of its own; one is asked for (not wording 1)")
+      ->check(CLI::Range(1, kMaxNiahDoors))
       ->capture_default_str();
   app.add_option("--haystack", flags.haystack, "niah: text file around the needle; default traces/cache/kjv.txt");
   app.add_option("--file", flags.file, "text: the text file");
@@ -86,6 +91,7 @@ std::vector<Prompt> MakePrompts(const TaskFlags& flags, const Tokenizer& tokeniz
   options.haystack_text = ReadTextFile(haystack);
   options.haystack_name = fs::path(haystack).filename();
   options.wording = flags.wording;
+  options.doors = flags.doors;
   options.context_limit = context_limit;
   return NiahPrompts(tokenizer, options);
 }

@@ -17,7 +17,7 @@ struct TaskFlags {
   std::string task = "niah", prompt, file, haystack;
   std::vector<int> contexts{2048};
   std::vector<double> depths{0.5};
-  int repeats = 1, max_new = 16, wording = -1, windows = 1;
+  int repeats = 1, max_new = 16, wording = -1, doors = 1, windows = 1;
   uint64_t seed = 0;
   bool chat = false;
 };
