@@ -99,6 +99,7 @@ PolicyBudget BudgetOf(const Plan& plan) {
   const double fp16_bytes = (shape.head_dim_k + shape.head_dim_v) * kHalfBytes;
   PolicyBudget budget;
   budget.num_tokens = request.FirstDecision();
+  budget.num_rows = shape.num_layers * shape.num_kv_heads;
   for (const uint8_t bits : plan.store->ladder()) {
     budget.entry_bytes[bits] =
         plan.store->BytesPerEntry(shape.head_dim_k, shape.head_dim_v, bits) + plan.needs.state_bytes_per_entry;
@@ -117,7 +118,7 @@ PolicyBudget BudgetOf(const Plan& plan) {
     int& entries = budget.uniform_entries;
     while (plan.store->groups_tokens() && entries > 1 && loaded(entries) > head_bytes) --entries;
   }
-  budget.bytes = head_bytes * shape.num_layers * shape.num_kv_heads;
+  budget.bytes = head_bytes * budget.num_rows;
   return budget;
 }
 

@@ -95,9 +95,11 @@ inline constexpr float kAbsentPriority = -1;
 // What may stay at a decision.
 struct PolicyBudget {
   int num_tokens = 0;  // before the decision
-  int uniform_entries =
-      0;             // per KV head, when all get the same and each is stored as it comes; may be above num_tokens
-  double bytes = 0;  // of all layers and KV heads, state included: what allocators of bits spend
+  // Per KV head, when all get the same and each entry is stored as it comes; may be above num_tokens.
+  int uniform_entries = 0;
+  // What allocators of bits spend: of all layers and KV heads, state included.
+  double bytes = 0;
+  int num_rows = 0;  // KV heads of all layers
   // Bytes of an entry of one KV head by bits, state included: those of the store's ladder, else 0.
   std::array<double, 33> entry_bytes{};
 };

@@ -50,6 +50,34 @@ inline std::vector<Entry> LeastFirst(const SpendingView& view) {
   return entries;
 }
 
+// Slots of a row that are still there, the most relevant first; of equal priority the lower token.
+inline std::vector<int> MostFirst(const SpendingView::Row& row) {
+  std::vector<int> slots;
+  for (size_t slot = 0; slot < row.priority.size(); ++slot) {
+    if (row.bits_now[slot] > 0) slots.push_back(static_cast<int>(slot));
+  }
+  std::stable_sort(slots.begin(), slots.end(), [&](int a, int b) { return row.priority[a] > row.priority[b]; });
+  return slots;
+}
+
+inline double EntriesOf(const SpendingView& view) {
+  double entries = 0;
+  for (const SpendingView::Row& row : view.rows) {
+    entries += static_cast<double>(row.bits_now.size() - std::count(row.bits_now.begin(), row.bits_now.end(), 0));
+  }
+  return entries;
+}
+
+// Each slot's `wanted` bits, but not above those it has.
+inline Bits CappedByPresent(const SpendingView& view, Bits wanted) {
+  for (size_t row = 0; row < wanted.size(); ++row) {
+    for (size_t slot = 0; slot < wanted[row].size(); ++slot) {
+      wanted[row][slot] = std::min(wanted[row][slot], view.rows[row].bits_now[slot]);
+    }
+  }
+  return wanted;
+}
+
 // Lowers entries to `target` bits or drops them (0), in the order given, until the bytes hold. Only those of more bits.
 // A row keeps its last entry.
 inline void LowerUntilItFits(const SpendingView& view, std::span<const Entry> order, int target, Bits& bits) {

@@ -9,9 +9,12 @@
 // Rule     share=global: one lambda for all layers, and the `floor` most relevant of each layer's uniform share keep at
 //          least the lowest bits; share=layer: equal bytes and an own lambda for each layer. After the decision a layer
 //          keeps the bytes that the decision gave it, so that layers need not wait for each other.
-// Test     tests/replay/allocators/lambda_test.cpp
+//          ladder=16-4: only these bits; drop=last: nothing goes while everything fits at the lowest bits.
+// Test     tests/replay/policies/lambda_test.cpp
 #include <cmath>
+#include <limits>
 #include <map>
+#include <string>
 
 #include "replay/allocators/bit_math.h"
 #include "replay/registry.h"
@@ -27,37 +30,52 @@ struct Step {
 
 // The lower convex hull of the steps up to `highest` bits: bytes ascending, distortion falling, each step gaining less
 // per byte than the one before. The first is to be dropped, or the lowest bits for entries that must stay.
-std::vector<Step> HullUpTo(const SpendingView& view, int highest, bool may_drop) {
+std::vector<Step> HullUpTo(const SpendingView& view, std::span<const uint8_t> allowed, int highest, bool may_drop) {
   std::vector<Step> steps;
-  if (may_drop || highest == 0) steps.push_back({});
+  if (may_drop) steps.push_back({});
   for (size_t i = view.ladder.size(); i-- > 0;) {  // ascending bits
-    if (view.ladder[i] <= highest) steps.push_back({view.ladder[i], view.entry_bytes[i], view.distortion[i]});
+    const int bits = view.ladder[i];
+    if (bits > highest || std::find(allowed.begin(), allowed.end(), bits) == allowed.end()) continue;
+    steps.push_back({view.ladder[i], view.entry_bytes[i], view.distortion[i]});
+  }
+  if (steps.empty()) {  // it has fewer bits than are on offer: it stays as it is
+    const size_t i = LadderIndex(view.ladder, highest);
+    steps.push_back({view.ladder[i], view.entry_bytes[i], view.distortion[i]});
   }
   std::vector<Step> hull;
   const auto gain = [](const Step& from, const Step& to) {
     return (from.distortion - to.distortion) / (to.bytes - from.bytes);
   };
   for (const Step& step : steps) {
-    if (!hull.empty() && step.distortion >= hull.back().distortion) continue;
+    if (!hull.empty() && (step.distortion >= hull.back().distortion || step.bytes <= hull.back().bytes)) continue;
     while (hull.size() >= 2 && gain(hull.back(), step) >= gain(hull[hull.size() - 2], hull.back())) hull.pop_back();
     hull.push_back(step);
   }
   return hull;
 }
 
+struct LambdaParameters {
+  double power = 1, floor = 0.1;
+  bool by_layer = false, drops_last = false;
+  std::vector<uint8_t> ladder;
+};
+
 class Search {
  public:
-  Search(const SpendingView& view, double power, int floor_entries) : view_(view) {
+  // floor_entries: of a row that must stay.
+  Search(const SpendingView& view, const LambdaParameters& parameters, size_t floor_entries) : view_(view) {
     for (size_t row = 0; row < view.rows.size(); ++row) {
       const SpendingView::Row& slots = view.rows[row];
-      const std::vector<uint8_t> must_stay = MustStay(slots, floor_entries);
-      for (size_t slot = 0; slot < slots.priority.size(); ++slot) {
-        if (slots.bits_now[slot] == 0) continue;
-        const auto key = std::pair{int{slots.bits_now[slot]}, must_stay[slot] != 0};
+      const std::vector<int> order = MostFirst(slots);
+      for (size_t rank = 0; rank < order.size(); ++rank) {
+        const int slot = order[rank];
+        const auto key = std::pair{int{slots.bits_now[slot]}, rank >= floor_entries};
         auto found = hulls_.find(key);
-        if (found == hulls_.end()) found = hulls_.emplace(key, HullUpTo(view, key.first, !key.second)).first;
-        const double weight = std::pow(std::max(0.0, double{slots.priority[slot]}), power);
-        items_.push_back({weight, &found->second, 0, static_cast<int>(row), static_cast<int>(slot)});
+        if (found == hulls_.end()) {
+          found = hulls_.emplace(key, HullUpTo(view, parameters.ladder, key.first, key.second)).first;
+        }
+        const double weight = std::pow(std::max(0.0, double{slots.priority[slot]}), parameters.power);
+        items_.push_back({weight, &found->second, 0, static_cast<int>(row), slot});
       }
     }
   }
@@ -94,20 +112,6 @@ class Search {
     }
     bool CanRise() const { return step + 1 < hull->size(); }
   };
-
-  std::vector<uint8_t> MustStay(const SpendingView::Row& row, int floor_entries) const {
-    std::vector<uint8_t> must_stay(row.priority.size());
-    std::vector<int> order;
-    for (size_t slot = 0; slot < must_stay.size(); ++slot) {
-      if (row.bits_now[slot] > 0) order.push_back(static_cast<int>(slot));
-    }
-    const size_t count = std::min<size_t>(order.size(), std::max(1, floor_entries));
-    std::partial_sort(order.begin(), order.begin() + static_cast<int64_t>(count), order.end(), [&](int a, int b) {
-      return row.priority[a] != row.priority[b] ? row.priority[a] > row.priority[b] : a < b;
-    });
-    for (size_t i = 0; i < count; ++i) must_stay[order[i]] = 1;
-    return must_stay;
-  }
 
   void SetSteps(double lambda) {
     for (Item& item : items_) {
@@ -147,11 +151,11 @@ class Search {
 
 class Lambda final : public Allocator {
  public:
-  Lambda(double power, double floor, bool by_layer) : power_(power), floor_(floor), by_layer_(by_layer) {}
+  explicit Lambda(const LambdaParameters& parameters) : parameters_(parameters) {}
   bool spends_bits() const override { return true; }
 
   Bits Spend(const SpendingView& view) const override {
-    if (!by_layer_) return SpendTogether(view);
+    if (!parameters_.by_layer) return SpendTogether(view);
     Bits bits;
     const int num_layers = view.rows.back().layer_index - view.rows.front().layer_index + 1;
     for (size_t begin = 0, end = 0; begin < view.rows.size(); begin = end) {
@@ -167,18 +171,25 @@ class Lambda final : public Allocator {
   }
 
  private:
-  // The floors, unless not even they fit at the lowest bits.
   Bits SpendTogether(const SpendingView& view) const {
-    const auto entries = static_cast<int64_t>(std::ceil(floor_ * view.uniform_entries));
-    const double fits = view.bytes / (view.entry_bytes.back() * static_cast<double>(view.rows.size()));
-    return Search(view, power_,
-                  static_cast<int>(std::clamp<double>(static_cast<double>(entries), 1, std::max(1.0, fits))))
-        .Run();
+    const double lowest = BytesOfBits(view, parameters_.ladder.back());
+    const double fit = std::floor(view.bytes / (lowest * static_cast<double>(view.rows.size())));
+    double floor = std::ceil(parameters_.floor * view.uniform_entries);
+    if (parameters_.drops_last) floor = std::numeric_limits<int>::max();
+    return Search(view, parameters_, static_cast<size_t>(std::max(1.0, std::min(floor, fit)))).Run();
   }
 
-  double power_, floor_;
-  bool by_layer_;
+  LambdaParameters parameters_;
 };
+
+std::vector<uint8_t> BitsFromText(const std::string& text) {
+  std::vector<uint8_t> bits;
+  for (size_t begin = 0; begin < text.size();
+       begin = text.find('-', begin) == std::string::npos ? text.size() : text.find('-', begin) + 1) {
+    bits.push_back(static_cast<uint8_t>(std::stoi(text.substr(begin))));
+  }
+  return bits;
+}
 
 const AllocatorRegistration registration({
     {.name = "lambda",
@@ -186,12 +197,17 @@ const AllocatorRegistration registration({
      .summary = "bits for each entry by one Lagrange multiplier: relevance times measured distortion against bytes",
      .departs = "after the decision each layer keeps its own bytes"},
     [](Params& params) {
-      const double power = params.Real("power", 1, 0.1, 8, "of relevance: 1 errors that add up, 2 independent ones");
-      const double floor =
-          params.Real("floor", 0.1, 0, 1, "part of its uniform share that every KV head keeps at least");
-      const bool by_layer = params.Choice("share", "global", {"global", "layer"},
+      LambdaParameters parameters;
+      parameters.power = params.Real("power", 1, 0.1, 8, "of relevance: 1 errors that add up, 2 independent ones");
+      parameters.floor = params.Real("floor", 0.1, 0, 1, "part of its uniform share that every KV head keeps at least");
+      parameters.by_layer = params.Choice("share", "global", {"global", "layer"},
                                           "one multiplier for all layers, or equal bytes for each") == "layer";
-      return std::make_unique<Lambda>(power, floor, by_layer);
+      parameters.ladder = BitsFromText(params.Choice(
+          "ladder", "16-8-4-2",
+          {"16-8-4-2", "16-8-4", "16-8", "16-4-2", "16-4", "16-2", "16", "8-4-2", "8-4", "8", "4"}, "bits on offer"));
+      parameters.drops_last =
+          params.Choice("drop", "any", {"any", "last"}, "last: only what does not fit at the lowest bits") == "last";
+      return std::make_unique<Lambda>(parameters);
     },
 });
 

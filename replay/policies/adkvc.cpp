@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// ADKVC, the project's own proposal, in its first form: one relevance per token and layer, updated by every later
-// query, and eviction of the least relevant every `every` queries. (The second form spends bits, not only entries.)
+// ADKVC, the project's own proposal (attention-guided dynamic KV cache compression): every later query updates one
+// relevance per token and layer; relevance decides, through +lambda (or +thresholds, +quantile), at how many bits an
+// entry is kept in @mixed, and which go. Decided at the end of the prefill and after every `every` queries. This file
+// is the relevance; +uniform@fp16 evicts by it and packs nothing.
 //
-// Keeps    tracker=ema: the entries with the largest moving average of the weight that later queries gave them,
-//          half-life in queries, corrected for the number of queries that could see the token; tracker=max: the
-//          largest weight any later query gave. A half-life of nearly 0 is TOVA, a long one H2O normalised by age.
+// Keeps    R of a token, from the weights x (over the policy's own cache) that later queries gave it, averaged over
+//          the heads of the layer or KV head:
+//          tracker=ema   moving average, half-life in queries, over the total weight of an average of that age
+//          tracker=mean  sum over the number of queries that saw the token;  tracker=sum  without the division
+//          tracker=max   the largest x any query and head gave
+//          A half-life of nearly 0 is TOVA, a long one H2O normalised by age, about 1 / window SnapKV without pooling.
 // State    relevance, float32 per entry of a layer (scope=kv_head: of a KV head). The age follows from the position.
 // Departs  from the proposal's text: the average is corrected for age (else young tokens look irrelevant), and a token
-//          that no query has judged yet (age up to `gate`) is kept. No sinks or window by default: --guard
-//          sinks=4,recent=64 is the proposal's arm.
+//          that no query has judged yet (age up to `gate`) stays as it is. No sinks or window by default: --guard
+//          sinks=4,recent=64 is the proposal's arm. oracle=relevance takes the full cache's weights, which no real
+//          policy has: it shows what the feedback through its own cache costs.
 // Test     tests/replay/policies/adkvc_test.cpp
 #include <cmath>
 #include <numbers>
@@ -19,11 +25,14 @@
 namespace kvscope {
 namespace {
 
+enum class Tracker { kEma, kMean, kSum, kMax };
+
 struct AdkvcParameters {
-  bool tracks_max = false;
+  Tracker tracker = Tracker::kEma;
   double half_life = 64;
-  int gate = 0;
+  int min_distance = 1;  // queries nearer to a token than this do not judge it
   Scope scope = Scope::kLayer;
+  bool sees_trace = false;
 };
 
 // 1 - 2^(-queries / half_life): the total weight of an average over `queries` rows.
@@ -43,6 +52,7 @@ class Adkvc final : public Scorer {
     needs.scope = parameters_.scope;
     needs.every = 16;
     needs.state_bytes_per_entry = sizeof(float) / (is_layer() ? static_cast<double>(shape.num_kv_heads) : 1.0);
+    needs.oracle = needs.trace_weights = parameters_.sees_trace;
     return needs;
   }
   void Seed(const LayerView& view, PerSlot& relevance) override {
@@ -52,28 +62,34 @@ class Adkvc final : public Scorer {
   void Update(const StepView& step, PerSlot& relevance) override {
     PerSlot weight;
     for (const std::vector<float>& row : relevance) weight.emplace_back(row.size());
+    std::vector<std::vector<float>> trace_weight;
+    for (int head = 0; parameters_.sees_trace && head < step.shape().num_heads; ++head) {
+      trace_weight.push_back(step.TraceWeight(head));
+    }
     Reduce(
-        step.shape(), [&](int head) { return step.Weight(head); }, weight);
+        step.shape(),
+        [&](int head) {
+          return parameters_.sees_trace ? std::span<const float>(trace_weight[head]) : step.Weight(head);
+        },
+        weight);
     for (size_t kv_head = 0; kv_head < relevance.size(); ++kv_head) {
       const std::span<const int> token_from_slot = step.TokenFromSlot(static_cast<int>(kv_head));
-      for (size_t slot = 0; slot < relevance[kv_head].size(); ++slot) {
-        if (step.query_token() - token_from_slot[slot] <= parameters_.gate) continue;
-        float& tracked = relevance[kv_head][slot];
-        tracked = parameters_.tracks_max ? std::max(tracked, weight[kv_head][slot])
-                                         : (1 - alpha_) * tracked + alpha_ * weight[kv_head][slot];
-      }
+      // The newest tokens, which this query does not judge, are the last slots.
+      const auto judged = std::upper_bound(token_from_slot.begin(), token_from_slot.end(),
+                                           step.query_token() - parameters_.min_distance);
+      const auto count = static_cast<size_t>(judged - token_from_slot.begin());
+      Track(std::span(weight[kv_head]).first(count), std::span(relevance[kv_head]).first(count));
     }
   }
   void Prioritize(const PriorityView& view, std::span<float> priority) const override {
     for (size_t slot = 0; slot < priority.size(); ++slot) {
       const int token = view.token_from_slot[slot];
-      const int judged = view.next_token - 1 - token - parameters_.gate;  // queries that counted
-      if (judged <= 0) {
-        priority[slot] = ProtectedPriority(token);
-      } else if (parameters_.tracks_max) {
-        priority[slot] = view.relevance[slot];
-      } else {
-        priority[slot] = view.relevance[slot] / static_cast<float>(DecayComplement(judged, parameters_.half_life));
+      const int judged = view.next_token - token - parameters_.min_distance;  // queries that counted
+      priority[slot] = judged <= 0 ? ProtectedPriority(token) : view.relevance[slot];
+      if (judged <= 0) continue;
+      if (parameters_.tracker == Tracker::kMean) priority[slot] /= static_cast<float>(judged);
+      if (parameters_.tracker == Tracker::kEma) {
+        priority[slot] /= static_cast<float>(DecayComplement(judged, parameters_.half_life));
       }
     }
   }
@@ -82,14 +98,32 @@ class Adkvc final : public Scorer {
  private:
   bool is_layer() const { return parameters_.scope == Scope::kLayer; }
   StatisticSpec Tracked() const {
-    if (parameters_.tracks_max) return {.kind = StatisticSpec::Kind::kMax, .min_distance = parameters_.gate + 1};
-    return {.kind = StatisticSpec::Kind::kGeometric,
-            .min_distance = parameters_.gate + 1,
-            .half_life = parameters_.half_life};
+    using Kind = StatisticSpec::Kind;
+    StatisticSpec spec{.kind = Kind::kSum, .min_distance = parameters_.min_distance};
+    if (parameters_.tracker == Tracker::kMax) spec.kind = Kind::kMax;
+    if (parameters_.tracker == Tracker::kEma) spec.kind = Kind::kGeometric, spec.half_life = parameters_.half_life;
+    return spec;
+  }
+  void Track(std::span<const float> weight, std::span<float> relevance) const {
+    for (size_t slot = 0; slot < weight.size(); ++slot) {
+      float& tracked = relevance[slot];
+      switch (parameters_.tracker) {
+        case Tracker::kEma:
+          tracked = (1 - alpha_) * tracked + alpha_ * weight[slot];
+          break;
+        case Tracker::kMean:
+        case Tracker::kSum:
+          tracked += weight[slot];
+          break;
+        case Tracker::kMax:
+          tracked = std::max(tracked, weight[slot]);
+          break;
+      }
+    }
   }
   template <typename RowFromHead>
   void Reduce(const ModelShape& shape, const RowFromHead& row_from_head, PerSlot& result) const {
-    const Reduction reduction = parameters_.tracks_max ? Reduction::kMax : Reduction::kMean;
+    const Reduction reduction = parameters_.tracker == Tracker::kMax ? Reduction::kMax : Reduction::kMean;
     const int group = shape.HeadsPerKvHead();
     for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
       if (!is_layer()) {
@@ -108,24 +142,35 @@ class Adkvc final : public Scorer {
 
 std::unique_ptr<Scorer> Make(Params& params) {
   AdkvcParameters parameters;
-  parameters.tracks_max = params.Choice("tracker", "ema", {"ema", "max"}, "what is remembered of the weights") == "max";
+  const std::string tracker =
+      params.Choice("tracker", "ema", {"ema", "mean", "sum", "max"}, "what is remembered of the weights");
+  parameters.tracker = tracker == "ema"    ? Tracker::kEma
+                       : tracker == "mean" ? Tracker::kMean
+                       : tracker == "sum"  ? Tracker::kSum
+                                           : Tracker::kMax;
   parameters.half_life = params.Real("half_life", 64, 1e-3, 1e6, "of the moving average, in queries");
-  parameters.gate = params.Int("gate", 0, 0, 1 << 20, "queries this near to a token do not judge it");
+  const int gate = params.Int("gate", 0, 0, 1 << 20, "queries this near to a token do not judge it");
+  const std::string diagonal = params.Choice("diagonal", "off", {"off", "on"}, "whether a token judges itself");
+  parameters.min_distance = gate + (diagonal == "on" ? 0 : 1);
   const std::string scope =
       params.Choice("scope", "layer", {"layer", "kv_head"}, "one relevance for a layer, or for each KV head");
   parameters.scope = scope == "layer" ? Scope::kLayer : Scope::kKvHead;
+  parameters.sees_trace = params.Choice("oracle", "none", {"none", "relevance"},
+                                        "relevance: from the full cache's weights; replay only") == "relevance";
   return std::make_unique<Adkvc>(parameters);
 }
 
 const ScorerRegistration registration({
     {.name = "adkvc",
      .paper_url = "",
-     .summary = "keeps the tokens of the largest relevance, a moving average or maximum over all later queries",
-     .departs = "first form: eviction only; the average is corrected for age; unjudged tokens stay"},
+     .summary = "spends bits by relevance, an average or maximum over all later queries, and evicts the rest",
+     .departs = "the average is corrected for age; unjudged tokens stay; no guards by default"},
     "eviction",
     Growth::kFixed,
     Make,
     nullptr,
+    "lambda",
+    "mixed",
 });
 
 }  // namespace
