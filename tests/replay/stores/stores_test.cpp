@@ -155,6 +155,7 @@ TEST(Stores, BytesPerEntryAreThoseOfTheCatalogue) {
   EXPECT_EQ(MakeStore("int4")->BytesPerEntry(128, 128), 144);
   EXPECT_EQ(MakeStore("int4")->BytesPerEntry(80, 64), 2 * 36 + 12);
   EXPECT_EQ(MakeStore("int2")->BytesPerEntry(64, 64), 40);
+  EXPECT_EQ(MakeStore("mixed")->BytesPerEntry(64, 64), 256);
 }
 
 }  // namespace
