@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/half.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -35,6 +36,7 @@ Half HalfFromFloat(float value) {
   if (std::isnan(value)) return {static_cast<uint16_t>(sign | 0x7e00)};
   const float magnitude = std::fabs(value);
   if (magnitude >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
+  if (magnitude == 0) return {sign};  // has no exponent
   int exponent = 0;
   std::frexp(magnitude, &exponent);
   const int ulp = std::max(exponent - 11, -24);  // the unit of the last place is 2^ulp

@@ -49,6 +49,9 @@ inline Floats Div(Floats a, Floats b) {
 inline Floats Max(Floats a, Floats b) {
   return {_mm512_max_ps(a.v, b.v)};
 }
+inline Floats Min(Floats a, Floats b) {
+  return {_mm512_min_ps(a.v, b.v)};
+}
 inline Floats Fma(Floats a, Floats b, Floats c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
 }
@@ -139,6 +142,9 @@ inline Floats Div(Floats x, Floats y) {
 inline Floats Max(Floats x, Floats y) {
   return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
 }
+inline Floats Min(Floats x, Floats y) {
+  return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
+}
 inline Floats Fma(Floats x, Floats y, Floats z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
@@ -216,6 +222,9 @@ inline Floats Div(const Floats& a, const Floats& b) {
 }
 inline Floats Max(const Floats& a, const Floats& b) {
   return Each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Floats Min(const Floats& a, const Floats& b) {
+  return Each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
 }
 inline Floats Fma(const Floats& a, const Floats& b, const Floats& c) {
   return Each([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });

@@ -58,7 +58,8 @@ class Store {
   virtual std::span<const uint8_t> ladder() const { return {}; }
   // Bytes of an entry of these bits; for stores with a ladder.
   virtual double BytesPerEntry(int head_dim_k, int head_dim_v, int bits) const;
-  // Bytes of a KV head right after `entries` were loaded into it; rises with `entries`.
+  // Bytes of a KV head right after `entries` were loaded into it and settled. Where entries are packed in groups, one
+  // more may take less: a group that fills is packed.
   virtual double LoadedBytes(int entries, int head_dim_k, int head_dim_v) const {
     return entries * BytesPerEntry(head_dim_k, head_dim_v);
   }

@@ -10,9 +10,31 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/half.h"
 #include "replay/store.h"
 
 namespace kvscope {
+
+// The cache as it is.
+struct Fp16Codec {
+  static constexpr double kBits = 16;
+  static constexpr DType kDType = DType::kF16;
+  static size_t RowBytes(int dim) { return dim * sizeof(Half); }
+  static void Encode(const float* rows, int count, int dim, std::byte* packed) {
+    const size_t size = static_cast<size_t>(count) * dim;
+    HalvesFromFloats({rows, size}, {reinterpret_cast<Half*>(packed), size});
+  }
+  static void Decode(const std::byte* packed, int count, int dim, float* rows) {
+    const size_t size = static_cast<size_t>(count) * dim;
+    FloatsFromHalves({reinterpret_cast<const Half*>(packed), size}, {rows, size});
+  }
+};
+
+inline void CheckKeptSlots(std::span<const int> slots, int num_slots) {
+  for (size_t kept = 0; kept < slots.size(); ++kept) {
+    KVSCOPE_CHECK(slots[kept] >= 0 && slots[kept] < num_slots && (kept == 0 || slots[kept - 1] < slots[kept]));
+  }
+}
 
 class PackedRows {
  public:
@@ -36,11 +58,20 @@ class PackedRows {
       target += static_cast<int>(run);
       i += run;
     }
-    data_.resize(target * row_bytes_);
-    if (data_.capacity() > data_.size() + data_.size() / 4) data_.shrink_to_fit();
+    Shrink(target * row_bytes_);
+  }
+  void DropFirst(int count) {
+    const size_t rest = data_.size() - count * row_bytes_;
+    std::memmove(data_.data(), Row(count), rest);
+    Shrink(rest);
   }
 
  private:
+  void Shrink(size_t size) {
+    data_.resize(size);
+    if (data_.capacity() > size + size / 4) data_.shrink_to_fit();
+  }
+
   size_t row_bytes_;
   std::vector<std::byte> data_;
 };
@@ -61,9 +92,7 @@ class RowHead final : public StoredHead {
   }
   void Keep(std::span<const int> slots, std::span<const uint8_t> bits) override {
     KVSCOPE_CHECK(bits.empty());
-    for (size_t kept = 0; kept < slots.size(); ++kept) {
-      KVSCOPE_CHECK(slots[kept] >= 0 && slots[kept] < num_slots_ && (kept == 0 || slots[kept - 1] < slots[kept]));
-    }
+    CheckKeptSlots(slots, num_slots_);
     keys_.Keep(slots);
     values_.Keep(slots);
     num_slots_ = static_cast<int>(slots.size());

@@ -92,8 +92,8 @@ TEST(PolicySpec, SaysWhatIsUnknownAndWhatWasMeant) {
             "policy 'pyramid_v': unknown; did you mean pyramid_kv? (kvscope replay list shows all)");
   EXPECT_EQ(MessageOf("snapkv+adaa"),
             "policy 'snapkv+adaa': allocator 'adaa': unknown; did you mean ada? (kvscope replay list shows all)");
-  EXPECT_EQ(MessageOf("full@int5"),
-            "policy 'full@int5': store 'int5': unknown; did you mean int4? (kvscope replay list shows all)");
+  EXPECT_EQ(MessageOf("full@int44"),
+            "policy 'full@int44': store 'int44': unknown; did you mean int4? (kvscope replay list shows all)");
   EXPECT_EQ(MessageOf("snapkv:windw=3"), "policy 'snapkv:windw=3': parameter 'windw': unknown; did you mean window?");
   EXPECT_THAT(MessageOf("snapkv&quest"), HasSubstr("reader 'quest'"));
   EXPECT_THAT(MessageOf("snapk:window=3"),
