@@ -75,11 +75,11 @@ void FullCache::Attend(const AttendProblem& problem) {
       tbb::simple_partitioner{});
 }
 
-int64_t FullCache::Bytes() const {
-  int64_t bytes = 0;
+double FullCache::Bytes() const {
+  double bytes = 0;
   for (const Layer& layer : layers_) {
     for (int kv_head = 0; kv_head < num_kv_heads_; ++kv_head)
-      bytes += layer.k[kv_head].size_bytes() + layer.v[kv_head].size_bytes();
+      bytes += static_cast<double>(layer.k[kv_head].size_bytes() + layer.v[kv_head].size_bytes());
   }
   return bytes;
 }

@@ -17,7 +17,7 @@ class FullCache final : public KvCache {
   DType dtype() const override { return dtype_; }
   void Append(int layer, const LayerChunk& chunk) override;
   void Attend(const AttendProblem& problem) override;
-  int64_t Bytes() const override;
+  double Bytes() const override;
   std::unique_ptr<KvCache> Fork() const override { return std::make_unique<FullCache>(*this); }
 
   // weights[head, token] = exp(q·k * scale - lse) of one query over tokens 0 .. num_tokens-1, as f16: what a trace

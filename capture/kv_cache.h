@@ -29,7 +29,7 @@ class KvCache {
   // queries see everything kept before and, causally, each other.
   virtual void Append(int layer, const LayerChunk& chunk) = 0;
   virtual void Attend(const AttendProblem& problem) = 0;
-  virtual int64_t Bytes() const = 0;  // keys, values, scales and billed state
+  virtual double Bytes() const = 0;  // keys, values, scales and billed state, of which an entry may have part of a byte
   // A cache that goes its own way from here; what is common is shared where the cache can.
   virtual std::unique_ptr<KvCache> Fork() const = 0;
 };

@@ -55,7 +55,7 @@ struct PlanFork {
   int bytes_count = 0;
 
   void SawBytes(const KvCache& cache) {
-    const auto bytes = static_cast<double>(cache.Bytes());
+    const double bytes = cache.Bytes();
     bytes_sum += bytes;
     bytes_peak = std::max(bytes_peak, bytes);
     ++bytes_count;
@@ -206,7 +206,7 @@ class LivePrompt {
       fork.plan = &plans[i];
       fork.row = &rows_[row_from_plan[i]];
       fork.plan_secs = plan_secs + SecondsSince(begin);
-      fork.prefill_bytes = static_cast<double>(cache->Bytes());
+      fork.prefill_bytes = cache->Bytes();
       fork.bytes_peak = fork.prefill_bytes;
       fork.entries = static_cast<double>(cache->num_entries());
       forks.push_back({std::move(cache), decision_logits_});

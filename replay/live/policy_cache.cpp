@@ -53,10 +53,10 @@ void PolicyCache::Attend(const AttendProblem& problem) {
   if (problem.layer + 1 == static_cast<int>(layers_.size())) num_tokens_ += problem.num_queries;
 }
 
-int64_t PolicyCache::Bytes() const {
+double PolicyCache::Bytes() const {
   double bytes = 0;
   for (const auto& layer : layers_) bytes += layer->Bytes();
-  return std::llround(bytes);
+  return bytes;
 }
 
 int64_t PolicyCache::num_entries() const {

@@ -21,7 +21,7 @@ class PolicyCache final : public KvCache {
   DType dtype() const override { return dtype_; }
   void Append(int layer, const LayerChunk& chunk) override;
   void Attend(const AttendProblem& problem) override;
-  int64_t Bytes() const override;
+  double Bytes() const override;
   std::unique_ptr<KvCache> Fork() const override;
 
   int64_t num_entries() const;  // of all layers and KV heads

@@ -64,8 +64,9 @@ TEST(PolicySpec, StateIsBilledOnlyWhenItIsKept) {
   const ModelShape shape{30, 9, 3, 64, 64};
   EXPECT_EQ(PolicySpec::Parse("h2o").Needs(shape).state_bytes_per_entry, 4);
   EXPECT_EQ(PolicySpec::Parse("h2o:growth=append").Needs(shape).state_bytes_per_entry, 0);
-  EXPECT_NEAR(PolicySpec::Parse("adkvc").Needs(shape).state_bytes_per_entry, 4.0 / 3, 1e-12);
-  EXPECT_EQ(PolicySpec::Parse("adkvc:scope=kv_head").Needs(shape).state_bytes_per_entry, 4);
+  EXPECT_NEAR(PolicySpec::Parse("adkvc+uniform").Needs(shape).state_bytes_per_entry, 4.0 / 3, 1e-12);
+  EXPECT_EQ(PolicySpec::Parse("adkvc+uniform:scope=kv_head").Needs(shape).state_bytes_per_entry, 4);
+  EXPECT_EQ(PolicySpec::Parse("adkvc:scope=kv_head").Needs(shape).state_bytes_per_entry, 4.25) << "and two bits' tag";
 }
 
 TEST(PolicySpec, ExpandsCombinationsAndLetsTheUserOverrideThem) {

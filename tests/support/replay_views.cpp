@@ -110,12 +110,26 @@ TinyStepView::TinyStepView(const ModelShape& shape, int layer_index, int query, 
       tokens_(std::move(tokens)),
       weight_(std::move(weight_from_head)) {}
 
+PolicyBudget BudgetFor(const PolicySpec& spec, const ModelShape& shape, int num_tokens, int entries) {
+  PolicyBudget budget{num_tokens, entries};
+  budget.num_rows = shape.num_layers * shape.num_kv_heads;
+  const std::shared_ptr<const Store> store = spec.MakeStore();
+  const double state_bytes = spec.Needs(shape).state_bytes_per_entry;
+  for (const uint8_t bits : store->ladder()) {
+    budget.entry_bytes[bits] = store->BytesPerEntry(shape.head_dim_k, shape.head_dim_v, bits) + state_bytes;
+  }
+  budget.bytes = budget.entry_bytes[16] * entries * budget.num_rows;
+  return budget;
+}
+
 std::vector<std::vector<std::vector<int>>> Play(const std::string& spec, const TinyAttention& attention,
                                                 int prompt_tokens, int budget_entries, const Guards& guards) {
-  const std::unique_ptr<Policy> policy = PolicySpec::Parse(spec).MakePolicy(guards);
+  const PolicySpec parsed = PolicySpec::Parse(spec);
+  const std::unique_ptr<Policy> policy = parsed.MakePolicy(guards);
   const TinyLayerView view(attention, 0, prompt_tokens);
   policy->AfterLayer(view);
-  const Budgets budgets = policy->Allocate(attention.shape, {prompt_tokens, budget_entries});
+  const Budgets budgets =
+      policy->Allocate(attention.shape, BudgetFor(parsed, attention.shape, prompt_tokens, budget_entries));
   std::vector<std::vector<int>> tokens;
   for (const HeadPlan& plan : policy->Select(0, budgets[0])) tokens.push_back(plan.keep);
   std::vector<std::vector<std::vector<int>>> moments{tokens};

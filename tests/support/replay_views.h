@@ -72,6 +72,9 @@ class TinyStepView final : public StepView, public QueryView {
   std::vector<std::vector<float>> weight_, trace_weight_;
 };
 
+// A budget of as many 16-bit entries per KV head, in entries and in bytes.
+PolicyBudget BudgetFor(const PolicySpec& spec, const ModelShape& shape, int num_tokens, int entries);
+
 // What a policy keeps after the prompt and after each later query, by token: [moment][kv_head][kept]. One layer.
 std::vector<std::vector<std::vector<int>>> Play(const std::string& spec, const TinyAttention& attention,
                                                 int prompt_tokens, int budget_entries, const Guards& guards = {});

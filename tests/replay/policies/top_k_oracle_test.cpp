@@ -41,7 +41,8 @@ TEST(TopKOracle, SaysWhatItIs) {
 // The bound that it exists for: at equal counts no kept set holds more of the group's weight.
 TEST(TopKOracle, HoldsMoreWeightThanAnyPolicyOfTheSameCount) {
   const TinyAttention attention = RandomAttention(kShape, 40, 9);
-  for (const char* spec : {"snapkv:window=4", "h2o", "tova", "adkvc", "random", "streaming_llm", "recent_window"}) {
+  for (const char* spec :
+       {"snapkv:window=4", "h2o", "tova", "adkvc+uniform", "random", "streaming_llm", "recent_window"}) {
     const auto moments = Play(spec, attention, 30, 10);
     const auto oracle = Decided("top_k_oracle", 30, 10);
     for (int query = 30; query < 40; ++query) {
