@@ -38,8 +38,9 @@ class ComposedPolicy final : public Policy {
   std::optional<LayerPlan> AfterStep(const StepView& step, const std::vector<int>& budget_entries) override;
   std::unique_ptr<Policy> Snapshot() const override { return std::make_unique<ComposedPolicy>(*this); }
 
-  // [kv_head][token], valid between Allocate and Select; for tests and the viewer.
-  const PerSlot& priority(int layer_index) const { return layers_.at(layer_index).priority; }
+  std::span<const float> Priority(int layer_index, int kv_head) const override {
+    return layers_.at(layer_index).priority.at(kv_head);
+  }
   // [ladder] measured on the prompt, after AfterLayer of all layers; for reports.
   std::vector<double> Distortion() const;
 

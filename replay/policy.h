@@ -228,6 +228,11 @@ class Policy {
   virtual void AfterLayer(const LayerView& view) = 0;
   // All layers were seen. Afterwards Select is valid. Policies that spend bits answer the entries they will keep.
   virtual Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) = 0;
+  // Between Allocate and Select, for those who look on: what it ranks the tokens of a KV head by; empty: by nothing.
+  virtual std::span<const float> Priority(int layer_index, int kv_head) const {
+    (void)layer_index, (void)kv_head;
+    return {};
+  }
   // After Allocate.
   virtual std::optional<Propagation> Propagates() const { return std::nullopt; }
   virtual LayerPlan Select(int layer_index, const std::vector<int>& budget_entries) = 0;

@@ -9,6 +9,7 @@
 
 #include "capture/run.h"
 #include "core/error.h"
+#include "replay/analysis.h"
 #include "replay/live/forks.h"
 #include "replay/live/policy_cache.h"
 #include "replay/sweep.h"
@@ -51,6 +52,7 @@ struct PlanFork {
   const Plan* plan = nullptr;
   Results::Row* row = nullptr;
   double plan_secs = 0, first_token_secs = 0;
+  double prefill_peak = 0;  // of a policy that compresses during prefill
   double prefill_bytes = 0, bytes_sum = 0, bytes_peak = 0, entries = 0;
   int bytes_count = 0;
 
@@ -76,15 +78,15 @@ class LivePrompt {
 
   std::vector<Results::Row> Run(std::vector<PlanRequest> requests) {
     PrefillToDecision();
-    for (PlanRequest& request : requests) {
-      request.decision_token = decision_token_;
-      request.guards = options_.guards;
-    }
+    for (PlanRequest& request : requests) request.decision_token = decision_token_;
     rows_.resize(requests.size());
     std::vector<PlanRequest> accepted;
     std::vector<size_t> row_from_plan;
     for (size_t i = 0; i < requests.size(); ++i) {
-      const std::string why = WhyRefused(trace_, requests[i]);
+      std::string why = WhyRefused(trace_, requests[i]);
+      if (requests[i].spec.Needs(ShapeOf(info_)).trace_weights) {
+        why = "sees the full cache's weights at every step, which only a trace has; replay it";
+      }
       rows_[i].figures = DescribeRow(info_, prompt_.file_stem, requests[i], options_.protocol, "live", options_.seed);
       if (why.empty()) {
         accepted.push_back(requests[i]);
@@ -94,8 +96,11 @@ class LivePrompt {
       }
     }
     const auto begin = Clock::now();
-    const std::vector<Plan> plans =
-        MakePlans(trace_, accepted, {.seed = options_.seed, .add_evidence = {}, .see_layer = {}});
+    const std::vector<Plan> plans = MakePlans(trace_, accepted,
+                                              {.seed = options_.seed,
+                                               .add_evidence = {},
+                                               .see_layer = {},
+                                               .watched_tokens = NeedleTokens(info_, decision_token_)});
     const double plan_secs = SecondsSince(begin) / std::max<size_t>(1, plans.size());
     MakeReference();
     for (size_t first = 0; first < plans.size();) {
@@ -179,7 +184,18 @@ class LivePrompt {
       }
     }
     return std::make_unique<PolicyCache>(std::move(layers), plan.policy->Snapshot(), options_.kv_dtype,
-                                         decision_token_);
+                                         plan.request.FirstDecision());
+  }
+
+  // The rest of the prefill of a policy that decided early: over its own cache.
+  void FinishPrefill(Fork& fork, PlanFork& seen) {
+    int begin = seen.plan->request.FirstDecision();
+    seen.prefill_peak = fork.cache->Bytes();
+    for (const int end : ChunkEnds(begin, decision_token_, options_.prefill_chunk, info_.segments)) {
+      Feed(decoder_, {&fork, 1}, std::span(prompt_.ids).subspan(begin, end - begin));
+      seen.prefill_peak = std::max(seen.prefill_peak, fork.cache->Bytes());
+      begin = end;
+    }
   }
 
   // As many plans as fit the stated memory: each fork lives three times at once at most.
@@ -205,11 +221,13 @@ class LivePrompt {
       PlanFork& fork = seen[i - first];
       fork.plan = &plans[i];
       fork.row = &rows_[row_from_plan[i]];
-      fork.plan_secs = plan_secs + SecondsSince(begin);
-      fork.prefill_bytes = cache->Bytes();
-      fork.bytes_peak = fork.prefill_bytes;
-      fork.entries = static_cast<double>(cache->num_entries());
+      const PolicyCache& policy_cache = *cache;
       forks.push_back({std::move(cache), decision_logits_});
+      if (plans[i].request.FirstDecision() < decision_token_) FinishPrefill(forks.back(), fork);
+      fork.plan_secs = plan_secs + SecondsSince(begin);
+      fork.prefill_bytes = policy_cache.Bytes();
+      fork.bytes_peak = fork.prefill_bytes;
+      fork.entries = static_cast<double>(policy_cache.num_entries());
     }
     const auto question_begin = Clock::now();
     FeedQuestion(forks);
@@ -309,9 +327,11 @@ class LivePrompt {
     const ModelShape& shape = fork.plan->shape;
     const double full_bytes = fork.plan->FullBytes();
     ResultRow& figures = fork.row->figures;
-    AddKeptArrays(*fork.plan, fork.row->arrays);
+    if (options_.keeps_kept) AddKeptArrays(*fork.plan, fork.row->arrays);
+    AddNeedleArrays(*fork.plan, NeedleTokens(info_, decision_token_), fork.row->arrays);
     figures.Set("bits", MeanBits(*fork.plan));
     figures.Set("full_bytes", full_bytes);
+    figures.Set("prefill_bytes_peak", fork.prefill_peak > 0 ? fork.prefill_peak : full_bytes);
     figures.Set("kept_bytes_prefill", fork.prefill_bytes);
     figures.Set("kept_fraction", fork.prefill_bytes / full_bytes);
     figures.Set("kept_tokens", fork.entries / (shape.num_layers * shape.num_kv_heads));

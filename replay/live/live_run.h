@@ -22,15 +22,15 @@ struct LiveOptions {
   DType kv_dtype = DType::kF16;
   int prefill_chunk = 512;
   Protocol protocol = Protocol::kPrompt;
-  Guards guards;
   uint64_t seed = 0;
   int64_t fork_bytes = int64_t{4} << 30;  // forks advance in groups whose caches fit; their copies for measuring count
   bool measures_speed = true;             // also decodes a few tokens with each fork alone
+  bool keeps_kept = true;                 // the arrays of what each policy kept
   std::function<void(const std::string& stage, int done, int total)> progress{};
 };
 
-// One prompt, every (policy, budget): one row each in the order of `requests`. Requests' decision tokens and guards are
-// set here. Throws Error.
+// One prompt, every (policy, budget): one row each in the order of `requests`. Requests' decision tokens are set here.
+// Throws Error.
 std::vector<Results::Row> RunLive(Decoder& decoder, const Tokenizer& tokenizer, const Prompt& prompt,
                                   std::vector<PlanRequest> requests, const LiveOptions& options);
 

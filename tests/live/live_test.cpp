@@ -179,9 +179,33 @@ TEST_F(Live, SmallMemoryForForksChangesNoFigure) {
 }
 
 TEST_F(Live, GuardsAboveTheBudgetAreRefused) {
-  LiveOptions options;
-  options.guards = {40, 40};
-  EXPECT_THROW(RunLive(decoder_, tokenizer_, prompt_, {Request("tova", 0.3)}, options), Error);
+  PlanRequest request = Request("tova", 0.3);
+  request.guards = {40, 40};
+  EXPECT_THROW(Run({request}), Error);
+}
+
+// A cache that is compressed as the prefill goes never holds the whole prompt.
+TEST_F(Live, ChunkedPrefillHoldsLessThanThePrompt) {
+  for (const std::string spec : {"adkvc:prefill_chunk=8:every=4", "h2o:prefill_chunk=8"}) {
+    const std::vector<Results::Row> rows = Run({Request(spec, 0.4), Request("full", 1.0)});
+    const ResultRow& figures = rows[0].figures;
+    EXPECT_EQ(figures.Text("refused_reason"), "") << spec;
+    EXPECT_LT(*figures.Number("prefill_bytes_peak"), 0.8 * *figures.Number("full_bytes")) << spec;
+    EXPECT_LT(*figures.Number("kept_fraction"), 0.65) << spec;
+    EXPECT_EQ(*rows[1].figures.Number("prefill_bytes_peak"), *figures.Number("full_bytes"));
+  }
+}
+
+// Early decision with room for all and no loss of bits: the same as never having compressed.
+TEST_F(Live, ChunkedPrefillWithRoomForAllIsTheFullCache) {
+  PlanRequest request = Request("h2o:prefill_chunk=8", 1.0);
+  request.budget = {BudgetSpec::Unit::kTokens, 1000};
+  prompt_.max_new = 1;  // after it the budget, the prompt's size, makes entries go
+  EXPECT_EQ(Run({request})[0].figures.Number("kl"), 0.0);
+}
+
+TEST_F(Live, RefusesAnOracleThatOnlyATraceCanServe) {
+  EXPECT_NE(Run({Request("adkvc:oracle=relevance", 0.4)})[0].figures.Text("refused_reason"), "");
 }
 
 }  // namespace
