@@ -22,9 +22,10 @@ std::optional<double> TaskNumber(const TaskInfo& task, const char* name) {
   return found->get<double>();
 }
 
-std::string ClassNote(const PlanRequest& request, const PolicyNeeds& needs) {
+std::string ClassNote(const PlanRequest& request, const PolicyNeeds& needs, const std::string& mode) {
   std::vector<std::string> notes;
   if (needs.oracle) notes.push_back("sees what no real policy can");
+  if (needs.propagates_after >= 0 && mode == "replay") notes.push_back("later layers as of the whole prefill");
   if (request.guards.sinks || request.guards.recent) {
     notes.push_back(StrCat("guards sinks=", request.guards.sinks, ",recent=", request.guards.recent));
   }
@@ -111,7 +112,7 @@ ResultRow DescribeRow(const TraceInfo& info, const std::string& path, const Plan
   if (seed != 0) parameters += StrCat(parameters.empty() ? "" : ":", "seed=", seed);
   row.Set("parameters", parameters);
   row.Set("class", spec.kind);
-  row.Set("class_note", ClassNote(request, needs));
+  row.Set("class_note", ClassNote(request, needs, mode));
   row.Set("query_aware", needs.query_aware && (protocol == Protocol::kPrompt || needs.oracle) ? 1.0 : 0.0);
   row.Set("growth", needs.fixed_rate || spec.growth == Growth::kAppend ? "append" : "fixed");
   row.Set("guard_sinks", request.guards.sinks);

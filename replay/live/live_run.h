@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Live: the policies of replay, run inside the decoder over caches that really shrink. One prefill per prompt, in full;
 // every policy decides on what it recorded (the same evidence pass as replay), forks from it, and the forks advance as
-// one batch. Measured per fork: the greedy answer, the answer's NLL, rank and right prefix under teacher forcing, KL
-// and agreement with the full cache on the full cache's own continuation, perplexity of a given continuation, bytes,
-// speed.
+// one batch. A policy that lets a part of the tokens go on has its upper layers run again on those (propagation.h); its
+// time to the first token counts those and the lower layers of the prefill. Measured per fork: the greedy answer, the
+// answer's NLL, rank and right prefix under teacher forcing, KL and agreement with the full cache on the full cache's
+// own continuation, perplexity of a given continuation, bytes, speed.
 #pragma once
 
 #include <functional>

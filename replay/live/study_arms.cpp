@@ -11,7 +11,8 @@ constexpr Guards kProposalGuards{4, 64};
 
 const std::vector<std::string> kBaselines{
     "full",   "random", "recent_window", "int8",        "int4",          "int2",       "h2o",
-    "tova",   "snapkv", "ada_kv",        "pyramid_kv",  "streaming_llm", "kivi_2", "kivi_4", "mikv",          "snapkv@int4", "h2o@int4",      "adkvc",      "top_k_oracle"};
+    "tova",   "snapkv", "ada_kv",        "pyramid_kv",  "streaming_llm", "dynamic_kv", "fastkv",
+    "kivi_2", "kivi_4", "mikv",          "snapkv@int4", "h2o@int4",      "adkvc",      "top_k_oracle"};
 const std::vector<std::string> kGuarded{"random", "recent_window", "adkvc"};
 const std::vector<std::string> kFew{"full", "adkvc", "h2o", "snapkv", "snapkv@int4", "int4", "random"};
 
@@ -151,6 +152,8 @@ std::vector<ArmPlan> AdkvcArms(StudySize size, const StudyTexts& texts) {
     for (const std::string& file : {texts.haystack, texts.second}) perplexity.tasks.push_back(Text(file, tokens));
   }
   perplexity.requests = Requests(compared, {0.5, 0.25});
+  // Like the policies that decide once: what comes later is added and billed.
+  Add({"adkvc:every=0:growth=append"}, {0.5, 0.25}, {}, perplexity.requests);
   perplexity.protocols = {Protocol::kContext};
 
   ArmPlan ablation{.name = "ablation", .question = "Which part of the method does it?", .tasks = {}, .requests = {}};

@@ -74,8 +74,9 @@ TEST_F(Live, TheFullPolicyIsTheFullCacheBitForBit) {
 
 TEST_F(Live, AForkInABatchGivesWhatItGivesAlone) {
   const std::vector<PlanRequest> requests{
-      Request("snapkv:window=4", 0.5),       Request("h2o", 0.4),   Request("tova", 0.3),
-      Request("snapkv@int4:window=4", 0.25), Request("adkvc", 0.5), Request("int8", 1.0)};
+      Request("snapkv:window=4", 0.5),         Request("h2o", 0.4),   Request("tova", 0.3),
+      Request("snapkv@int4:window=4", 0.25),   Request("adkvc", 0.5), Request("int8", 1.0),
+      Request("fastkv:window=4:tsp=0.4", 0.25)};
   for (const Protocol protocol : {Protocol::kPrompt, Protocol::kContext}) {
     const std::vector<Results::Row> together = Run(requests, protocol);
     for (size_t i = 0; i < requests.size(); ++i) {
@@ -168,8 +169,8 @@ TEST_F(Live, ForcedTextGivesPerplexity) {
 }
 
 TEST_F(Live, SmallMemoryForForksChangesNoFigure) {
-  const std::vector<PlanRequest> requests{Request("snapkv:window=4", 0.5), Request("tova", 0.3),
-                                          Request("random", 0.3)};
+  const std::vector<PlanRequest> requests{Request("snapkv:window=4", 0.5), Request("tova", 0.3), Request("random", 0.3),
+                                          Request("fastkv:window=4:tsp=0.4", 0.3)};
   const std::vector<Results::Row> expected = Run(requests);
   LiveOptions options;
   options.measures_speed = false;
