@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "replay/live/study_run.h"
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 
@@ -25,6 +26,7 @@ struct Part {
   const ArmPlan* arm = nullptr;
   Prompt prompt;
   int prompt_index = 0;
+  size_t round = 0;
   Protocol protocol = Protocol::kPrompt;
   std::string path, key;
 };
@@ -40,13 +42,14 @@ std::string KeyOf(const ArmPlan& arm, const Prompt& prompt, int prompt_index, Pr
   return StrCat("study part ", HexSha256(std::as_bytes(std::span(text))));
 }
 
-// In an order that makes a study worth reading early: the arms in turn, within an arm a needle at each depth before
-// the second at any.
+// In an order that makes a study worth reading early: in rounds, of which each gives every arm one more needle at each
+// depth, or a text.
 std::vector<Part> PartsOf(const Tokenizer& tokenizer, int context_limit, const std::vector<ArmPlan>& arms,
                           const std::string& folder) {
   std::vector<Part> parts;
   for (const ArmPlan& arm : arms) {
     int prompt_index = 0;
+    size_t texts = 0;
     for (const TaskFlags& task : arm.tasks) {
       std::vector<Prompt> prompts = MakePrompts(task, tokenizer, context_limit);
       if (task.task == "text") {
@@ -56,17 +59,19 @@ std::vector<Part> PartsOf(const Tokenizer& tokenizer, int context_limit, const s
       }
       const size_t repeats = task.task == "niah" ? task.repeats : 1;
       for (size_t repeat = 0; repeat < repeats; ++repeat) {
+        const size_t round = task.task == "text" ? texts++ / 2 : repeat;
         for (size_t i = repeat; i < prompts.size(); i += repeats, ++prompt_index) {
           for (const Protocol protocol : arm.protocols) {
             const std::string path =
                 StrCat(folder, "/", arm.name, "_", prompts[i].file_stem, "_", Name(protocol), ".h5");
-            parts.push_back(
-                {&arm, prompts[i], prompt_index, protocol, path, KeyOf(arm, prompts[i], prompt_index, protocol)});
+            const std::string key = KeyOf(arm, prompts[i], prompt_index, protocol);
+            parts.push_back({&arm, prompts[i], prompt_index, round, protocol, path, key});
           }
         }
       }
     }
   }
+  std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.round < b.round; });
   return parts;
 }
 

@@ -43,7 +43,12 @@ std::unique_ptr<Policy> Decided(const std::string& spec, int entries, const Guar
 }
 
 PerSlot PrioritiesOf(const Policy& policy, int layer_index) {
-  return dynamic_cast<const ComposedPolicy&>(policy).priority(layer_index);
+  PerSlot priority;
+  for (int kv_head = 0; kv_head < kShape.num_kv_heads; ++kv_head) {
+    const std::span<const float> row = policy.Priority(layer_index, kv_head);
+    priority.emplace_back(row.begin(), row.end());
+  }
+  return priority;
 }
 
 const std::string kSpec = "fastkv:window=2:pool=3:tsp=0.5";
