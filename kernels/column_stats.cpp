@@ -29,12 +29,13 @@ double ElementOf(const void* data, DType dtype, int64_t index) {
 
 }  // namespace
 
-void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> specs, std::span<std::vector<float>> out) {
+void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> specs,
+                 std::span<std::vector<double>> out) {
   for (size_t s = 0; s < specs.size(); ++s) {
     const StatisticSpec& spec = specs[s];
     const int row_end = p.row_end - spec.skip_rows;
     const double alpha = spec.half_life > 0 ? 1 - std::exp2(-1 / spec.half_life) : 0;
-    out[s].assign(static_cast<size_t>(p.group) * p.row_end, 0.0f);
+    out[s].assign(static_cast<size_t>(p.group) * p.row_end, 0.0);
     for (int head = 0; head < p.group; ++head) {
       std::vector<double> total(p.row_end, 0.0);
       for (int row = 0; row < p.num_rows; ++row) {

@@ -45,7 +45,7 @@ struct ColumnStatsProblem {
 // out[s] is [group, row_end] for specs[s]. A trace with a part of the rows gives sums over those rows only.
 namespace cpu {
 void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs,
-                 std::span<std::vector<float>> out);  // double accumulation: the specification
+                 std::span<std::vector<double>> out);  // in double throughout: the specification
 }
 namespace cpu_fast {
 void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs,

@@ -172,20 +172,23 @@ void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> spe
   if (specs.empty()) return;
   Pass pass{p, specs, out, 0, 0, {}, {}, {}};
   pass.num_rows = RowOfToken(p, p.row_end);
-  pass.first_row = pass.num_rows;
   pass.row_factor.resize(specs.size());
   for (size_t s = 0; s < specs.size(); ++s) {
     out[s].assign(static_cast<size_t>(p.group) * p.row_end, 0.0f);
     const int row_end = p.row_end - specs[s].skip_rows;
     pass.spec_first_row.push_back(specs[s].last_rows > 0 ? RowOfToken(p, row_end - specs[s].last_rows) : 0);
     pass.spec_end_row.push_back(RowOfToken(p, row_end));
-    pass.first_row = std::min(pass.first_row, pass.spec_first_row[s]);
     if (specs[s].kind != StatisticSpec::Kind::kGeometric) continue;
+    // Rows older than 24 half-lives weigh less than a float's rounding of the rows since: they are left out, so that
+    // the average costs the same number of rows at any length.
+    const double oldest = row_end - 1 - 24 * specs[s].half_life;
+    if (oldest > 0) pass.spec_first_row[s] = std::max(pass.spec_first_row[s], RowOfToken(p, static_cast<int>(oldest)));
     const double alpha = 1 - std::exp2(-1 / specs[s].half_life);
     for (int row = 0; row < pass.spec_end_row[s]; ++row) {
       pass.row_factor[s].push_back(static_cast<float>(alpha * std::pow(1 - alpha, row_end - 1 - p.q_token[row])));
     }
   }
+  pass.first_row = *std::min_element(pass.spec_first_row.begin(), pass.spec_first_row.end());
   const int num_tiles = (p.row_end + kTile - 1) / kTile;
   tbb::parallel_for(0, num_tiles, [&](int tile) { RunTile(pass, tile * kTile); });
 }

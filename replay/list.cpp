@@ -15,7 +15,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Descriptions = std::vector<Params::Description>;
 
-constexpr const char* kChunkSummary = "entries are kept in chunks of N tokens by their mean priority";
+constexpr const char* kChunkSummary = "entries are ranked in chunks of N tokens by their mean priority";
+constexpr const char* kBlockSummary = "entries are ranked in blocks of N tokens by their highest priority";
 constexpr const char* kReaderSummary = "every step reads all that is kept";
 
 // A policy's defaults, as the spec of its bare name has them.
@@ -106,19 +107,20 @@ void MarkdownTable(std::ostringstream& out, const std::string& title, const std:
 
 std::string ListText() {
   std::ostringstream out;
-  out << "SPEC = name[+allocator][/chunk=N][@store][&reader][:key=value...]\n\npolicies\n";
+  out << "SPEC = name[+allocator][/chunk=N | /block=N][@store][&reader][:key=value...]\n\npolicies\n";
   for (const auto& [name, info] : Scorers()) Row(out, name, info.kind, info.summary);
   out << "\nallocators (+)\n";
   for (const auto& [name, info] : Allocators()) Row(out, name, "", info.summary);
   out << "\ngranularities (/)\n";
   Row(out, "chunk=N", "", kChunkSummary);
+  Row(out, "block=N", "", kBlockSummary);
   out << "\nstores (@)\n";
   for (const auto& [name, info] : Stores()) Row(out, name, "", info.summary);
   out << "\nreaders (&)\n";
   Row(out, "all", "", kReaderSummary);
   out << "\ncombinations\n";
   for (const auto& [name, info] : Combinations()) Row(out, name, "", StrCat(info.spec, ": ", info.summary));
-  out << "\nEvery policy accepts every=N (0: decide once) and growth=append|fixed. "
+  out << "\nEvery policy accepts every=N (0: decide once), growth=append|fixed and prefill_chunk=N. "
          "kvscope replay explain NAME tells more.\n";
   return out.str();
 }
@@ -141,6 +143,7 @@ std::string ListJson() {
   for (const auto& [name, info] : Allocators()) json["allocators"].push_back(JsonOf(info, ParametersOf(info)));
   for (const auto& [name, info] : Stores()) json["stores"].push_back(JsonOf(info, ParametersOf(info)));
   json["granularities"].push_back({{"name", "chunk=N"}, {"summary", kChunkSummary}});
+  json["granularities"].push_back({{"name", "block=N"}, {"summary", kBlockSummary}});
   json["readers"].push_back({{"name", "all"}, {"summary", kReaderSummary}});
   for (const auto& [name, info] : Combinations()) {
     json["combinations"].push_back({{"name", name}, {"spec", info.spec}, {"summary", info.summary}});
@@ -156,7 +159,10 @@ std::string ListMarkdown() {
          "`../allocators`, `../stores`; any of them goes with any other: "
          "`name[+allocator][/chunk=N][@store][&reader][:key=value...]`, for example "
          "`snapkv+ada@int4:window=32:pool=5`.\n"
-         "Every policy also accepts `every=N` (0: decide once, N: after every N-th query) and `growth=append|fixed`.\n"
+         "Every policy also accepts `every=N` (0: decide once, N: after every N-th query), `growth=append|fixed` and "
+         "`prefill_chunk=N` (0: decide after the whole prefill, N: after N tokens and go on as in decode, so that the "
+         "whole prompt is never held).\n"
+         "How they compare on a real model: [STUDY.md](STUDY.md), written by `kvscope replay study adkvc`.\n"
          "\n## Scorers\n\n"
          "| name | class | what it does | decides | growth | scope | parameters | departs |\n"
          "| --- | --- | --- | --- | --- | --- | --- | --- |\n";
@@ -167,7 +173,8 @@ std::string ListMarkdown() {
         << ScopeName(facts.needs.scope) << " | " << ParameterList(facts.parameters) << " | " << info.departs << " |\n";
   }
   MarkdownTable(out, "Allocators", Allocators());
-  out << "\n## Granularities\n\n| name | what it does |\n| --- | --- |\n| chunk=N | " << kChunkSummary << " |\n";
+  out << "\n## Granularities\n\n| name | what it does |\n| --- | --- |\n| chunk=N | " << kChunkSummary << " |\n"
+      << "| block=N | " << kBlockSummary << " |\n";
   MarkdownTable(out, "Stores", Stores());
   out << "\n## Readers\n\n| name | what it does |\n| --- | --- |\n| all | " << kReaderSummary << " |\n"
       << "\n## Combinations\n\n| name | stands for | what it is |\n| --- | --- | --- |\n";
@@ -193,6 +200,7 @@ std::string Explain(const std::string& name) {
     WriteCommon(out, info, info.kind);
     out << "decides   " << Trigger(facts.spec, facts.needs) << ", growth=" << GrowthName(facts.spec.growth)
         << ", scope " << ScopeName(facts.needs.scope) << '\n';
+    if (info.make) out << "stands for " << key << "+" << info.allocator << "@" << info.store << '\n';
     for (const StatisticSpec& statistic : facts.needs.statistics) out << "reads     " << ToString(statistic) << '\n';
     if (facts.needs.state_bytes_per_entry > 0) {
       out << "state     " << facts.needs.state_bytes_per_entry << " bytes per entry of a "
@@ -210,8 +218,13 @@ std::string Explain(const std::string& name) {
     WriteCommon(out, info, "store, @" + name);
     for (int head_dim : {64, 128}) {
       Params params;
-      out << "bytes     " << info.make(params)->BytesPerEntry(head_dim, head_dim) << " per entry at head dimension "
-          << head_dim << " (fp16: " << 4 * head_dim << ")\n";
+      const std::unique_ptr<Store> store = info.make(params);
+      out << "bytes     " << store->BytesPerEntry(head_dim, head_dim);
+      for (const uint8_t bits : store->ladder()) {
+        if (bits != store->ladder()[0])
+          out << ", or at " << int{bits} << " bits " << store->BytesPerEntry(head_dim, head_dim, bits);
+      }
+      out << ", per entry at head dimension " << head_dim << " (fp16: " << 4 * head_dim << ")\n";
     }
     WriteParameters(out, ParametersOf(info));
   }

@@ -2,26 +2,18 @@
 // Sixteen forks of one prompt, each with its own policy and compacted cache, decoding as a batch and one after another.
 //   forks_bench MODEL.gguf TEXT [CONTEXT]
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <vector>
 
-#include "capture/run.h"
 #include "core/error.h"
-#include "replay/engine.h"
-#include "replay/live/forks.h"
-#include "replay/live/policy_cache.h"
+#include "tests/bench/prefilled.h"
 
 namespace kvscope {
 namespace {
 
 constexpr int kForks = 16, kSteps = 8, kRounds = 3;
-
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -36,47 +28,17 @@ void Decode(Decoder& decoder, std::span<Fork> forks) {
 }
 
 void Measure(const Model& model, const Tokenizer& tokenizer, const std::string& text, int context) {
-  Prompt prompt;
-  prompt.ids = tokenizer.Encode(text, false);
-  prompt.ids.resize(context);
-  prompt.segments.push_back({"context", 0, 0, context, true});
   Decoder decoder(model);
-  const TraceInfo info = MakeTraceInfo(model, "", prompt, {});
-  MemoryTrace trace(info);
-  FullCache full(model.config, DType::kF16);
-  trace.AppendTokens(TokensFromIds(tokenizer, prompt.ids, 0));
-  int first_token = 0;
-  const LayerObserver record = [&](int layer, LayerChunk& chunk, const float*) {
-    trace.AppendChunk(layer, first_token, std::move(chunk));
-  };
-  Prefill(decoder, full, prompt.ids, context, 512, info.segments, record,
-          [&](int begin, std::span<const float> hidden) {
-            first_token = begin + static_cast<int>(hidden.size() / model.config.hidden);
-          });
+  const Prefilled prefilled(decoder, tokenizer, text, context);
   std::vector<PlanRequest> requests;
   const std::vector<std::string> specs{"full",  "snapkv",        "h2o",         "tova",
                                        "adkvc", "streaming_llm", "snapkv@int4", "random"};
   for (int i = 0; i < kForks; ++i) {
-    PlanRequest request;
-    request.spec = PolicySpec::Parse(specs[i % specs.size()]);
-    request.budget = {BudgetSpec::Unit::kFraction, i < kForks / 2 ? 0.5 : 0.25};
-    request.decision_token = context;
-    requests.push_back(request);
+    requests.push_back(prefilled.Request(specs[i % specs.size()], i < kForks / 2 ? 0.5 : 0.25));
   }
-  const std::vector<Plan> plans = MakePlans(trace, requests, {});
+  const std::vector<Plan> plans = MakePlans(prefilled.trace, requests, {});
   std::vector<Fork> forks;
-  for (const Plan& plan : plans) {
-    std::vector<std::unique_ptr<LayerCache>> layers;
-    for (int layer = 0; layer < plan.shape.num_layers; ++layer) {
-      layers.push_back(plan.MakeCache(layer, model.config.Scale()));
-      for (int kv_head = 0; kv_head < plan.shape.num_kv_heads; ++kv_head) {
-        const std::shared_ptr<const KvHeadData> data = trace.ReadKvHead(layer, kv_head);
-        layers.back()->Load(kv_head, data->k.data(), data->v.data(), DType::kF16, plan.layers[layer][kv_head].keep);
-      }
-    }
-    forks.push_back(
-        {std::make_unique<PolicyCache>(std::move(layers), plan.policy->Snapshot(), DType::kF16, context), {}});
-  }
+  for (const Plan& plan : plans) forks.push_back(prefilled.MakeFork(plan));
   std::vector<double> batch, alone;
   for (int round = 0; round < kRounds; ++round) {
     std::vector<Fork> together, apart;

@@ -112,7 +112,7 @@ TEST_F(Run, RelevanceEqualsTheStatisticsOfTheVectors) {
   const auto vectors = Record({.level = TraceLevel::kQkv});
   const StatisticSpec specs[] = {{.kind = StatisticSpec::Kind::kSum}, {.kind = StatisticSpec::Kind::kMax}};
   const int tokens = static_cast<int>(prompt_.ids.size()) + 70;
-  std::vector<std::vector<std::vector<float>>> expected;  // [layer * KV heads + KV head][spec][head of group, token]
+  std::vector<std::vector<std::vector<double>>> expected;  // [layer * KV heads + KV head][spec][head of group, token]
   for (int layer = 0; layer < 3; ++layer) {
     for (int kv_head = 0; kv_head < 2; ++kv_head) {
       const auto data = vectors->ReadKvHead(layer, kv_head);

@@ -22,6 +22,54 @@ void PrintTo(const Case& c, std::ostream* out) {
 
 class ColumnStats : public testing::TestWithParam<Case> {};
 
+// ADKVC's moving average R <- (1 - alpha) R + alpha w, query by query, is the column sum with geometric weights (E12):
+// to 1e-12 in the specification, to 1e-5 in the pass that everything runs on.
+TEST(ColumnStatsRecursion, EqualsTheWeightedColumnSum) {
+  const int tokens = 200, head_dim = 16;
+  std::mt19937 random(8);
+  std::normal_distribution<float> normal;
+  std::vector<Half> q, k;
+  for (int i = 0; i < tokens * head_dim; ++i) {
+    q.push_back(HalfFromFloat(normal(random) * 2)), k.push_back(HalfFromFloat(normal(random)));
+  }
+  const auto score = [&](int query, int token) {
+    double sum = 0;
+    for (int dim = 0; dim < head_dim; ++dim) {
+      sum += static_cast<double>(FloatFromHalf(q[query * head_dim + dim])) * FloatFromHalf(k[token * head_dim + dim]);
+    }
+    return sum * 0.25;
+  };
+  std::vector<float> lse(tokens);
+  std::vector<int> q_token(tokens);
+  std::iota(q_token.begin(), q_token.end(), 0);
+  for (int query = 0; query < tokens; ++query) {
+    double sum = 0;
+    for (int token = 0; token <= query; ++token) sum += std::exp(score(query, token));
+    lse[query] = static_cast<float>(std::log(sum));
+  }
+  for (const double half_life : {0.5, 8.0, 64.0, 1024.0}) {
+    const double alpha = 1 - std::exp2(-1 / half_life);
+    std::vector<double> relevance(tokens, 0.0);
+    for (int query = 0; query < tokens; ++query) {
+      for (int token = 0; token < query; ++token) {
+        const double weight = std::exp(score(query, token) - lse[query]);
+        relevance[token] = (1 - alpha) * relevance[token] + alpha * weight;
+      }
+    }
+    const ColumnStatsProblem p{q.data(), k.data(), DType::kF16, lse.data(), q_token, 1,
+                               tokens,   tokens,   head_dim,    tokens,     0.25f};
+    const std::vector<StatisticSpec> specs{{StatisticSpec::Kind::kGeometric, 0, 1, half_life}};
+    std::vector<std::vector<double>> plain(1);
+    std::vector<std::vector<float>> fast(1);
+    cpu::ColumnStats(p, specs, plain);
+    cpu_fast::ColumnStats(p, specs, fast);
+    for (int token = 0; token < tokens; ++token) {
+      EXPECT_NEAR(plain[0][token], relevance[token], 1e-12) << half_life;
+      EXPECT_NEAR(fast[0][token], relevance[token], 1e-5 * relevance[token] + 1e-9) << half_life;
+    }
+  }
+}
+
 TEST_P(ColumnStats, FastEqualsTheSpecification) {
   const Case c = GetParam();
   const int head_dim = 32;
@@ -51,7 +99,8 @@ TEST_P(ColumnStats, FastEqualsTheSpecification) {
       {Kind::kSum, 0, 0, 0},  {Kind::kSum, 1, 0, 0},    {Kind::kSum, 32, 0, 0},       {Kind::kSumSquares, 32, 0, 0},
       {Kind::kMax, 0, 1, 0},  {Kind::kMax, 0, 64, 0},   {Kind::kGeometric, 0, 1, 64}, {Kind::kGeometric, 0, 0, 2},
       {Kind::kSum, 0, 40, 0}, {Kind::kSum, 10000, 0, 0}};
-  std::vector<std::vector<float>> plain(specs.size()), fast(specs.size());
+  std::vector<std::vector<double>> plain(specs.size());
+  std::vector<std::vector<float>> fast(specs.size());
   cpu::ColumnStats(p, specs, plain);
   cpu_fast::ColumnStats(p, specs, fast);
   for (size_t s = 0; s < specs.size(); ++s) {

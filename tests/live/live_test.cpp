@@ -99,8 +99,10 @@ TEST_F(Live, KeepsWhatReplayKeeps) {
     RunPrompt(decoder_, tokenizer_, prompt_, {}, info, cache, &recorder);
     recorder.Finish();
   }
-  const std::vector<std::string> specs{"snapkv:window=4", "snapkv+ada:window=4",   "h2o",    "tova",
-                                       "adkvc",           "streaming_llm:sinks=2", "random", "snapkv@int4:window=4"};
+  const std::vector<std::string> specs{
+      "snapkv:window=4", "snapkv+ada:window=4",   "h2o",    "tova",
+      "adkvc",           "streaming_llm:sinks=2", "random", "snapkv@int4:window=4",
+      "adkvc/block=4",   "adkvc+quantile",        "mikv",   "snapkv@kivi:bits=4:window=4"};
   for (const Protocol protocol : {Protocol::kPrompt, Protocol::kContext}) {
     SweepOptions sweep;
     sweep.policies = specs;
@@ -116,6 +118,10 @@ TEST_F(Live, KeepsWhatReplayKeeps) {
     for (size_t i = 0; i < live.size(); ++i) {
       ASSERT_NE(live[i].Find("kept"), nullptr) << specs[i] << live[i].figures.Text("refused_reason");
       EXPECT_EQ(live[i].Find("kept")->values, replay.rows[i].Find("kept")->values) << specs[i];
+      const NamedArray* bits = live[i].Find("bits");
+      if (bits) {
+        EXPECT_EQ(bits->values, replay.rows[i].Find("bits")->values) << specs[i];
+      }
       EXPECT_EQ(live[i].figures.Number("kept_bytes_prefill"), replay.rows[i].figures.Number("kept_bytes_prefill"))
           << specs[i];
     }

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <numeric>
@@ -12,6 +14,7 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "kernels/attention_tile.h"
+#include "kernels/quantize.h"
 #include "replay/policy_spec.h"
 
 namespace kvscope {
@@ -234,6 +237,95 @@ TEST(LayerCache, EvictionDropsTheEntriesAndLogsThem) {
   EXPECT_TRUE(std::equal(left.begin(), left.end(), cache.TokenFromSlot(0).begin()));
   EXPECT_EQ(clone->num_slots(0), 38);
   EXPECT_EQ(clone->TokenFromSlot(0)[3], 3);
+}
+
+// One entry as the plain specification of @mixed keeps it.
+std::vector<float> Packed(std::span<const float> row, int bits) {
+  std::vector<float> decoded(row.begin(), row.end());
+  if (bits == 16) return decoded;
+  std::vector<std::byte> packed(cpu::AsymmetricGroupBytes(static_cast<int>(row.size()), bits));
+  cpu::QuantizeAsymmetric(row, bits, packed.data());
+  cpu::DequantizeAsymmetric(packed.data(), bits, decoded);
+  return decoded;
+}
+
+// Pools are read one after the other and merged by the online softmax: the outcome is that of one plain attention over
+// the decoded entries in the order of tokens, and every weight comes back to its own slot.
+TEST(LayerCache, PoolsOfDifferentBitsAttendLikeOnePlainCache) {
+  const int tokens = 700, query = 699;
+  Layer layer(tokens), decoded(tokens);
+  HeadPlan plan;
+  std::mt19937 random(3);
+  for (int token = 0; token < query; ++token) {
+    if (random() % 5 == 0) continue;
+    plan.keep.push_back(token);
+    plan.bits.push_back(std::array<uint8_t, 4>{16, 8, 4, 2}[random() % 4]);
+  }
+  LayerCache cache(kShape, 0, kScale, StoreOf("full@mixed"), RulesFor(query, 700));
+  for (int kv_head = 0; kv_head < 2; ++kv_head) {
+    cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, plan);
+    EXPECT_TRUE(std::ranges::equal(cache.BitsFromSlot(kv_head), plan.bits));
+    for (size_t slot = 0; slot < plan.keep.size(); ++slot) {
+      const size_t row = static_cast<size_t>(kv_head) * tokens + plan.keep[slot];
+      const auto pack = [&](std::vector<float>& rows, int dim) {
+        const std::vector<float> entry = Packed(std::span(rows).subspan(row * dim, dim), plan.bits[slot]);
+        std::ranges::copy(entry, rows.begin() + static_cast<int64_t>(row) * dim);
+      };
+      pack(decoded.k, kShape.head_dim_k), pack(decoded.v, kShape.head_dim_v);
+    }
+  }
+  LayerCache plain = Loaded(decoded, "full@fp32", query, plan.keep, RulesFor(query, 700));
+  const auto run = [&](LayerCache& of, Layer& from, AttendRecord& record) {
+    record.wants_weights = true;
+    record.watched.assign(2, {0, 17, 200});
+    const LayerStep step = from.StepOf(query, 1);
+    of.Append(step);
+    of.Attend(step, nullptr, &record);
+  };
+  AttendRecord mixed_record, plain_record;
+  run(cache, layer, mixed_record), run(plain, decoded, plain_record);
+  for (int head = 0; head < kShape.num_heads; ++head) {
+    ASSERT_EQ(mixed_record.weights[head].size(), plan.keep.size() + 1);
+    for (size_t slot = 0; slot < mixed_record.weights[head].size(); ++slot) {  // sums in another order, in f32
+      EXPECT_NEAR(mixed_record.weights[head][slot], plain_record.weights[head][slot], 1e-6);
+    }
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_NEAR(mixed_record.watched_weights[head][i], plain_record.watched_weights[head][i], 1e-6);
+    }
+  }
+  for (size_t i = 0; i < layer.out.size(); ++i) EXPECT_NEAR(layer.out[i], decoded.out[i], 1e-5);
+}
+
+TEST(LayerCache, LowersBitsWhenThePolicySaysSoAndLogsIt) {
+  Layer layer(40);
+  LayerCache cache(kShape, 0, kScale, StoreOf("full@mixed"), RulesFor(38, 40));
+  for (int kv_head = 0; kv_head < 2; ++kv_head) {
+    cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, {Range(38)});
+  }
+  std::vector<CacheAction> log;
+  cache.set_action_log(&log);
+  Scripted policy;
+  policy.after_step = [](const StepView& step) {
+    HeadPlan head{Range(static_cast<int>(step.TokenFromSlot(0).size()))};
+    head.bits.assign(head.keep.size(), 16);
+    head.bits[5] = 4;
+    head.keep.erase(head.keep.begin() + 7), head.bits.erase(head.bits.begin() + 7);
+    return LayerPlan{head, head};
+  };
+  const int64_t before = cache.StoredBytes();
+  cache.Step(layer.StepOf(38, 1), policy);
+  ASSERT_EQ(log.size(), 4u);
+  EXPECT_EQ(log[0].token, 5);
+  EXPECT_EQ(int{log[0].bits}, 4);
+  EXPECT_EQ(log[1].token, 7);
+  EXPECT_EQ(int{log[1].bits}, 0);
+  EXPECT_LT(cache.StoredBytes(), before);
+  policy.after_step = [](const StepView& step) {
+    HeadPlan head{Range(static_cast<int>(step.TokenFromSlot(0).size()))};
+    head.bits.assign(head.keep.size(), 16);  // slot 5 would rise from 4
+    return LayerPlan{head, head};
+  };
+  EXPECT_THROW(cache.Step(layer.StepOf(39, 1), policy), Error);
 }
 
 TEST(LayerCache, ReadsOnlyWhatThePolicyChose) {

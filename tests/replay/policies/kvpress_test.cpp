@@ -58,12 +58,13 @@ class KvpressFixture {
       problem.num_rows = problem.num_tokens = problem.row_end = num_tokens;
       problem.head_dim = shape.head_dim_k;
       problem.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_k));
-      std::vector<std::vector<float>> results(needs.statistics.size());
+      std::vector<std::vector<double>> results(needs.statistics.size());
       cpu::ColumnStats(problem, needs.statistics, results);
       for (size_t statistic = 0; statistic < results.size(); ++statistic) {
         for (size_t member = 0; member < group; ++member) {
           const auto begin = results[statistic].begin() + member * row;
-          view.Set(needs.statistics[statistic], static_cast<int>(kv_head * group + member), {begin, begin + row});
+          view.Set(needs.statistics[statistic], static_cast<int>(kv_head * group + member),
+                   std::vector<float>(begin, begin + row));
         }
       }
     }
