@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// The hypotheses as statements about figures, and what the figures say.
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "replay/chart_axis.h"
+#include "replay/study_sections.h"
+
+namespace kvscope {
+namespace {
+
+constexpr double kPerplexityBar = 0.05, kDropBar = 0.05;
+
+using Answer = Claim::Answer;
+
+// The claims are made for 2x and more; what a policy gets at a fraction nobody ran stays "not run".
+template <typename Measure>
+Claim MakeClaim(const StudyContext& context, std::string hypothesis, std::string statement, std::string where,
+                const Measure& measure) {
+  Claim claim{std::move(hypothesis), std::move(statement), std::move(where), {}, {}};
+  for (const double fraction : kClaimFractions) claim.answers.push_back(measure(context.method(), fraction));
+  for (const std::string& policy : StrongBaselines()) {
+    for (const double fraction : kClaimFractions) claim.beside[policy].push_back(measure(policy, fraction));
+  }
+  return claim;
+}
+
+Answer Smaller(const StudyTable& table, const std::string& policy, double fraction) {
+  const Cell* cell = table.At(table.LabelOf(policy), fraction);
+  if (!cell) return {};
+  std::vector<double> shares;
+  for (const Results::Row* row : cell->rows) {
+    if (const auto kept = row->figures.Number("kept_fraction")) shares.push_back(*kept);
+  }
+  if (shares.empty()) return {};
+  const auto [low, high] = std::minmax_element(shares.begin(), shares.end());
+  Answer answer;
+  answer.estimate = Estimate{1 / *cell->Mean("kept_fraction"), 1 / *high, 1 / *low, static_cast<int>(shares.size())};
+  answer.text = FixedText(answer.estimate->value, 2) + "x";
+  // Bytes are counted, not estimated; half a per cent is the rounding to whole entries.
+  answer.verdict = *high <= fraction * 1.005 ? Verdict::kYes : Verdict::kNo;
+  return answer;
+}
+
+Answer PerplexityRise(const StudyContext& context, const std::string& policy, double fraction) {
+  std::vector<std::pair<double, double>> pairs;
+  for (const StudyTable& table : context.perplexity) {
+    const auto more =
+        PairedValues(table.At(table.LabelOf(policy), fraction), table.Fixed(table.LabelOf("full")), "perplexity");
+    pairs.insert(pairs.end(), more.begin(), more.end());
+  }
+  Answer answer;
+  answer.estimate = RelativeIncrease(pairs);
+  answer.verdict = IsBelow(answer.estimate, kPerplexityBar);
+  if (answer.estimate) {
+    answer.text = EstimateText(*answer.estimate, {1, 100, true}) + StrCat(" %, n = ", answer.estimate->n);
+  }
+  return answer;
+}
+
+// Points of accuracy lost against the full cache on the same prompts.
+Answer Drop(const StudyTable& table, const std::string& policy, double fraction) {
+  const auto pairs =
+      PairedValues(table.Fixed(table.LabelOf("full")), table.At(table.LabelOf(policy), fraction), "metric_value");
+  Answer answer;
+  answer.estimate = ShareDifferenceEstimate(pairs);
+  answer.verdict = IsBelow(answer.estimate, kDropBar);
+  if (answer.estimate) {
+    answer.text = EstimateText(*answer.estimate, {0, 100, true}) + StrCat(" points, n = ", answer.estimate->n);
+  }
+  return answer;
+}
+
+Answer AheadOf(const StudyTable& table, const std::string& policy, const std::string& rival, double fraction) {
+  const Duel duel = Fight(table, table.LabelOf(policy), rival, fraction);
+  Answer answer;
+  answer.estimate = duel.nll;
+  answer.verdict = duel.verdict;
+  if (duel.nll) answer.text = NatsText(*duel.nll);
+  return answer;
+}
+
+void AddDuels(const StudyContext& context, std::vector<Claim>& claims) {
+  for (const Rivals& rivals : AllRivals()) {
+    for (const std::string& policy : rivals.policies) {
+      for (const StudyTable& table : context.main) {
+        for (const std::string& rival : table.Labels(policy)) {
+          claims.push_back(MakeClaim(context, rivals.hypothesis, StrCat(rivals.statement, " ", rival), table.Title(),
+                                     [&](const std::string& mine, double fraction) {
+                                       return mine == rival ? Answer{} : AheadOf(table, mine, rival, fraction);
+                                     }));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<Rivals> AllRivals() {
+  return {{"H4", "ahead of", {"int8", "int4", "random", "recent_window"}},
+          {"H5", "ahead of", {"h2o", "fastkv", "dynamic_kv"}},
+          {"also", "ahead of", StrongBaselines()}};
+}
+
+Duel Fight(const StudyTable& table, const std::string& method, const std::string& rival, double fraction) {
+  const Cell *mine = table.At(method, fraction), *theirs = table.At(rival, fraction);
+  Duel duel{rival, fraction, DifferenceEstimate(PairedValues(mine, theirs, "answer_nll")),
+            ShareDifferenceEstimate(PairedValues(mine, theirs, "metric_value")), Verdict::kNotRun};
+  if (!duel.nll) return duel;
+  const Verdict nll = IsBelow(duel.nll, 0);
+  const bool fewer_right = duel.accuracy && duel.accuracy->high < 0,
+             more_right = duel.accuracy && duel.accuracy->low > 0;
+  duel.verdict = nll;
+  if ((nll == Verdict::kYes && fewer_right) || (nll == Verdict::kNo && more_right)) duel.verdict = Verdict::kCannotTell;
+  return duel;
+}
+
+std::vector<Claim> Claims(const StudyContext& context) {
+  std::vector<Claim> claims;
+  for (const StudyTable& table : context.main) {
+    claims.push_back(
+        MakeClaim(context, "H1", "the cache is 2, 4 and 10 times smaller (bytes alone)", table.Title(),
+                  [&](const std::string& policy, double fraction) { return Smaller(table, policy, fraction); }));
+  }
+  if (!context.perplexity.empty()) {
+    claims.push_back(MakeClaim(
+        context, "H2", "perplexity rises by less than 5 %", "all texts",
+        [&](const std::string& policy, double fraction) { return PerplexityRise(context, policy, fraction); }));
+  }
+  for (const StudyTable& table : context.main) {
+    claims.push_back(
+        MakeClaim(context, "H3", "accuracy drops by less than 5 points", table.Title(),
+                  [&](const std::string& policy, double fraction) { return Drop(table, policy, fraction); }));
+  }
+  AddDuels(context, claims);
+  return claims;
+}
+
+std::string VerdictRules() {
+  return StrCat(
+      "A verdict is yes or no only where the whole 95 % interval lies on one side of the bar; else these prompts "
+      "cannot "
+      "tell, and fewer than ",
+      kFewestPrompts,
+      " prompts never can. Differences are over the same prompts. Means: percentile bootstrap over prompts with a "
+      "fixed "
+      "seed, the range of the values below 8 prompts; accuracies: Newcombe's paired interval, made of two Wilson "
+      "intervals. "
+      "Ahead of another policy at equal bytes: the difference in answer NLL lies below 0 and the accuracy is not shown "
+      "to be lower. A policy of a fixed size (int8, int4) is compared at the asked sizes that are not below its own.");
+}
+
+}  // namespace kvscope
