@@ -64,7 +64,8 @@ void DrawSeries(Svg& svg, const Frame& frame, const ChartSeries& series, double 
     svg.Line(line[i].x, low, line[i].x, high, {.color = look.color, .width = 1, .opacity = 0.45});
   }
   const double width = series.is_strong ? 2.8 : look.reference || series.is_quiet ? 1.1 : 1.7;
-  if (line.size() > 1) svg.Polyline(line, {.color = look.color, .width = width, .dash = look.dash});
+  if (line.size() > 1 && !series.is_scattered)
+    svg.Polyline(line, {.color = look.color, .width = width, .dash = look.dash});
   for (size_t i = 0; i < line.size(); ++i) {
     svg.DrawMarker(look.marker, line[i].x, line[i].y,
                    series.is_strong  ? 4.4

@@ -228,7 +228,7 @@ void SensitivityChart(ReportPage& page, const StudyContext& context, const Study
   for (const double fraction : table.fractions) spec.panels.push_back(FractionText(fraction));
   for (const LabeledVariant& one : variants) {
     if (one.variant.is_base || one.variant.is_other) continue;
-    IntervalChartSpec::Row row{one.variant.level, context.looks.at(base), {}};
+    IntervalChartSpec::Row row{one.variant.level, context.LookOf(base), {}};
     bool any = false;
     for (const double fraction : table.fractions) {
       const auto difference =

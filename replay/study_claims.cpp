@@ -146,7 +146,7 @@ std::string VerdictRules() {
       kFewestPrompts,
       " prompts never can. Differences are over the same prompts. Means: percentile bootstrap over prompts with a "
       "fixed "
-      "seed, the range of the values below 8 prompts; accuracies: Newcombe's paired interval, made of two Wilson "
+      "seed, below 8 prompts Student's t; accuracies: Newcombe's paired interval, made of two Wilson "
       "intervals. "
       "Ahead of another policy at equal bytes: the difference in answer NLL lies below 0 and the accuracy is not shown "
       "to be lower. A policy of a fixed size (int8, int4) is compared at the asked sizes that are not below its own.");

@@ -99,7 +99,7 @@ std::optional<LineChartSpec> FractionChart(const StudyContext& context, const St
   const auto named = NamedLabels(context, table, "answer_nll");
   double lowest = 1e300, highest = 0;
   for (const PolicyName& name : table.data.policies) {
-    ChartSeries series{name.label, context.looks.at(name.label), {}};
+    ChartSeries series{name.label, context.LookOf(name.label), {}};
     series.is_strong = name.label == table.LabelOf(context.method());
     series.is_quiet = std::find(named.begin(), named.end(), name.label) == named.end();
     std::set<std::pair<double, double>> seen;  // a policy that cannot use more bytes answers alike at all larger sizes

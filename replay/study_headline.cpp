@@ -16,16 +16,6 @@ std::string AnswerText(const Claim::Answer& answer) {
   return VerdictText(answer.verdict) + ": " + answer.text;
 }
 
-// "+0.2 / +1.4 / –": the values alone, one per fraction.
-std::string BesideText(const Claim& claim, const std::string& policy) {
-  std::string text;
-  for (const Claim::Answer& answer : claim.beside.at(policy)) {
-    const std::string value = answer.verdict == Verdict::kNotRun ? "–" : answer.text.substr(0, answer.text.find(" ("));
-    text += (text.empty() ? "" : " / ") + value;
-  }
-  return text;
-}
-
 void ClaimsTable(ReportPage& page, const StudyContext& context, const std::vector<Claim>& claims) {
   std::vector<ReportPage::Column> columns{{"", "", true}, {"claim", "", true}, {"when or where", "", true}};
   for (const double fraction : kClaimFractions)
@@ -153,11 +143,11 @@ std::string PerplexitySentence(const StudyContext& context, const std::vector<Cl
   for (size_t i = 0; i < claim->answers.size(); ++i) {
     const Claim::Answer& answer = claim->answers[i];
     if (!answer.estimate) continue;
-    std::string part = StrCat(SignedText(answer.estimate->value, {1, 100, true}), " % at ", kClaimFractions[i]);
+    std::string part = StrCat(SignedText(answer.estimate->value, {1, 100, true}), "\u00a0% at ", kClaimFractions[i]);
     std::vector<std::string> others;
     for (const std::string& policy : StrongBaselines()) {
       const auto& other = claim->beside.at(policy)[i].estimate;
-      if (other) others.push_back(StrCat(policy, " ", SignedText(other->value, {1, 100, true}), " %"));
+      if (other) others.push_back(StrCat(policy, " ", SignedText(other->value, {1, 100, true}), "\u00a0%"));
     }
     if (!others.empty()) part += StrCat(" (", Listed(others), ")");
     parts.push_back(part);
@@ -181,7 +171,7 @@ void DuelChart(ReportPage& page, const StudyContext& context, const StudyTable& 
   for (const Rivals& rivals : AllRivals()) {
     for (const std::string& policy : rivals.policies) {
       for (const std::string& rival : table.Labels(policy)) {
-        IntervalChartSpec::Row row{rival, context.looks.at(rival), {}};
+        IntervalChartSpec::Row row{rival, context.LookOf(rival), {}};
         bool any = false;
         for (const double fraction : fractions) {
           const Duel duel = Fight(table, method, rival, fraction);
@@ -209,6 +199,15 @@ void DuelChart(ReportPage& page, const StudyContext& context, const StudyTable& 
 }
 
 }  // namespace
+
+std::string BesideText(const Claim& claim, const std::string& policy) {
+  std::string text;
+  for (const Claim::Answer& answer : claim.beside.at(policy)) {
+    const std::string value = answer.verdict == Verdict::kNotRun ? "–" : answer.text.substr(0, answer.text.find(" ("));
+    text += (text.empty() ? "" : " / ") + value;
+  }
+  return text;
+}
 
 std::vector<std::string> StudyFindings(const StudyContext& context, const std::vector<Claim>& claims) {
   std::vector<std::string> sentences;

@@ -32,17 +32,18 @@ void ArmTable(ReportPage& page, const StudyContext& context) {
     page.Paragraph("The study has no arms.");
     return;
   }
-  page.Table({}, {},
-             {{"arm", "", true},
-              {"question", "", true},
-              {"prompts done"},
-              {"policies"},
-              {"live rows"},
-              {"replay rows"},
-              {"refused"}},
-             rows,
-             "A prompt is one needle or one text, run under every policy of its arm. Refused: the policy cannot "
-             "run on that prompt.");
+  page.Table(
+      {}, {},
+      {{"arm", "", true},
+       {"question", "", true},
+       {"runs done"},
+       {"policies"},
+       {"live rows"},
+       {"replay rows"},
+       {"refused"}},
+      rows,
+      "A run is one needle or one text under one protocol, with every policy of its arm. Refused: the policy cannot "
+      "run on that prompt.");
 }
 
 std::vector<std::string> Limits(const StudyContext& context) {

@@ -31,11 +31,16 @@ const StudyTable* StudyContext::Main(std::string_view protocol) const {
   return nullptr;
 }
 
+PolicyLook StudyContext::LookOf(const std::string& label) const {
+  const auto look = looks.find(label);
+  return look == looks.end() ? PolicyLook{.color = std::string(kInk), .dash = ""} : look->second;
+}
+
 bool SayIfMissing(ReportPage& page, const Study& study, std::string_view arm, const std::vector<StudyTable>& tables) {
   if (!tables.empty()) return true;
   const StudyArm* found = study.Find(arm);
   page.Paragraph(found ? StrCat("The arm ", arm, " has no results yet: ", found->prompts_done, " of ",
-                                found->prompts_planned, " prompts are done.")
+                                found->prompts_planned, " runs are done.")
                        : StrCat("The study has no arm ", arm, "."));
   return false;
 }
@@ -66,7 +71,7 @@ std::vector<std::string> WriteStudyPage(const Study& study, const std::string& p
     done += arm.prompts_done;
     planned += arm.prompts_planned;
   }
-  WriteWholeFile(path, page.Html(StrCat(study.arms.size(), " arms · ", done, " of ", planned, " prompts done")));
+  WriteWholeFile(path, page.Html(StrCat(study.arms.size(), " arms · ", done, " of ", planned, " runs done")));
   return page.pictures();
 }
 

@@ -65,13 +65,15 @@ std::optional<Svg> PathChart(const StudyContext& context, const StudyTable& tabl
   LineChartSpec spec;
   spec.x_label = "half-life of relevance, queries";
   spec.y_label = StrCat("answer NLL, nats per token, ", FractionText(fraction));
-  ChartSeries line{context.method(), context.looks.at(table.LabelOf(context.method())), {}};
+  ChartSeries line{context.method(), context.LookOf(table.LabelOf(context.method())), {}};
   line.is_strong = true;
   for (const PathPoint& one : path) line.points.push_back(*NllPoint(*one.cell, one.half_life));
   const double shortest = path.front().half_life, longest = path.back().half_life;
+  static constexpr double kWindow = 0;  // stands at the policy's window
   const Landmark landmarks[] = {{"tova", "tova (half-life near 0)", shortest / 2},
-                                {"snapkv", "snapkv (its window)", 0},
-                                {"h2o", "h2o (no forgetting)", longest * 2}};
+                                {"snapkv", "snapkv (at its window)", kWindow},
+                                {"observed_attention", "observed_attention (mean by age)", longest * 2},
+                                {"h2o", "h2o (sum, no forgetting)", longest * 2}};
   for (const Landmark& landmark : landmarks) {
     const StudyTable* main = context.Main("prompt");
     const Cell* cell = table.At(table.LabelOf(landmark.policy), fraction);
@@ -83,7 +85,7 @@ std::optional<Svg> PathChart(const StudyContext& context, const StudyTable& tabl
     }
     const Cell shared = OnPromptsOf(*cell, *path.front().cell);
     double x = landmark.half_life;
-    if (x == 0) x = ParameterOf(cell->rows[0]->figures, "window").value_or(std::sqrt(shortest * longest));
+    if (x == kWindow) x = ParameterOf(cell->rows[0]->figures, "window").value_or(std::sqrt(shortest * longest));
     const auto point = NllPoint(shared, std::clamp(x, shortest / 2, longest * 2));
     if (!point) {
       absent.emplace_back(landmark.policy);

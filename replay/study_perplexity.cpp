@@ -92,7 +92,7 @@ void WriteStudyPerplexity(ReportPage& page, const StudyContext& context) {
   page.Table(
       groups, spans, columns, rows,
       "Rise: relative increase of perplexity over the full cache, from the mean difference of log perplexity over "
-      "the same prompts; in brackets its 95 % interval (the range below 8 prompts).");
+      "the same prompts; in brackets its 95 % interval (Student's t below 8 prompts).");
   RiseChart(page, context);
 }
 

@@ -77,8 +77,7 @@ void LengthCharts(ReportPage& page, const StudyContext& context, const std::vect
     spec.y_label = StrCat("answer NLL, nats per token, ", FractionText(fraction));
     double low = 1e300, high = 0;
     for (const std::string& label : labels) {
-      const auto look = context.looks.find(label);
-      ChartSeries series{label, look == context.looks.end() ? PolicyLook{} : look->second, {}};
+      ChartSeries series{label, context.LookOf(label), {}};
       series.is_strong = label == context.method();
       for (const Group& group : groups) {
         const bool is_full = group.table->LabelOf("full") == label;

@@ -25,6 +25,7 @@ struct StudyContext {
 
   explicit StudyContext(const Study& study);
   const StudyTable* Main(std::string_view protocol) const;
+  PolicyLook LookOf(const std::string& label) const;
   const std::string& method() const { return study.method; }
 };
 
@@ -45,6 +46,8 @@ struct Claim {
 inline constexpr double kClaimFractions[] = {0.5, 0.25, 0.1};
 std::vector<Claim> Claims(const StudyContext& context);
 std::string VerdictRules();
+// "+0.2 / +1.4 / –": what a strong baseline gets, the values alone, one per fraction.
+std::string BesideText(const Claim& claim, const std::string& policy);
 
 // The method against one rival at one fraction, over the same prompts.
 struct Duel {

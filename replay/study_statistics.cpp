@@ -13,8 +13,9 @@
 namespace kvscope {
 namespace {
 
-// Fewer values than this have too few resamples for percentiles to mean anything.
 constexpr size_t kFewestForBootstrap = 8;
+// 97.5 % points of Student's t with n - 1 degrees of freedom, n = 3 ... 7.
+constexpr double kStudent[] = {4.303, 3.182, 2.776, 2.571, 2.447};
 
 }  // namespace
 
@@ -25,9 +26,12 @@ std::optional<Estimate> MeanEstimate(std::span<const double> values, uint64_t se
   estimate.n = static_cast<int>(values.size());
   for (const double value : values) estimate.value += value / count;
   if (values.size() < kFewestForBootstrap) {
-    const auto [low, high] = std::minmax_element(values.begin(), values.end());
-    estimate.low = *low;
-    estimate.high = *high;
+    double squares = 0;
+    for (const double value : values) squares += (value - estimate.value) * (value - estimate.value);
+    const double error = values.size() < 2 ? 0 : std::sqrt(squares / (count - 1) / count);
+    const double half = estimate.n < kFewestPrompts ? 0 : kStudent[estimate.n - kFewestPrompts] * error;
+    estimate.low = estimate.value - half;
+    estimate.high = estimate.value + half;
     return estimate;
   }
   std::mt19937_64 random(seed);
@@ -102,6 +106,7 @@ std::string SignedText(double value, const EstimateStyle& style) {
 }
 
 std::string EstimateText(const Estimate& estimate, const EstimateStyle& style) {
+  if (estimate.n < kFewestPrompts) return StrCat(SignedText(estimate.value, style), " (n = ", estimate.n, ")");
   return StrCat(SignedText(estimate.value, style), " (", SignedText(estimate.low, style), " to ",
                 SignedText(estimate.high, style), ")");
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a study may conclude from few prompts: estimates with intervals, and verdicts that need the whole interval.
-//   mean differences over the same prompts    percentile bootstrap over prompts, fixed seed; below 8 prompts the range
+//   mean differences over the same prompts    percentile bootstrap over prompts, fixed seed; below 8 prompts, where
+//                                             resamples are too few, Student's t
 //   shares (k of n)                           Wilson's interval
 //   differences of shares, same prompts       R. G. Newcombe, 1998 (paired, method 10: from two Wilson intervals)
 #pragma once
@@ -19,8 +20,8 @@ struct Estimate {
   int n = 0;
 };
 
-// Fewer decide nothing: that the range of 6 values lies on one side has a chance of 2 / 2^6, below 5 %.
-inline constexpr int kFewestPrompts = 6;
+// Fewer decide nothing, and have no interval.
+inline constexpr int kFewestPrompts = 3;
 
 std::optional<Estimate> MeanEstimate(std::span<const double> values, uint64_t seed = 1, int draws = 4000);
 // Mean of first - second over prompts.
