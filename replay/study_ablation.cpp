@@ -223,7 +223,7 @@ void SensitivityChart(ReportPage& page, const StudyContext& context, const Study
   spec.x_label = "difference in answer NLL, nats";
   spec.unit = Unit::kPlain;
   spec.level = 0;
-  double reach = 0.1;
+  double low = -0.1, high = 0.1;
   std::string last = "none";
   for (const double fraction : table.fractions) spec.panels.push_back(FractionText(fraction));
   for (const LabeledVariant& one : variants) {
@@ -238,7 +238,8 @@ void SensitivityChart(ReportPage& page, const StudyContext& context, const Study
       any = true;
       row.marks.back() =
           IntervalChartSpec::Mark{difference->value, difference->low, difference->high, NatsText(*difference)};
-      reach = std::max(reach, std::fabs(difference->value));
+      low = std::min(low, difference->low);
+      high = std::max(high, difference->high);
     }
     if (!any) continue;
     if (one.variant.factor != last) spec.rows.push_back({one.variant.factor, {}, {}});
@@ -246,8 +247,8 @@ void SensitivityChart(ReportPage& page, const StudyContext& context, const Study
     spec.rows.push_back(std::move(row));
   }
   if (spec.rows.empty()) return;
-  const Scale axis = NiceScale(0, reach * 1.1, false, Unit::kPlain);
-  spec.low = -axis.high;
+  const Scale axis = NiceScale(low, high, false, Unit::kPlain);
+  spec.low = axis.low;
   spec.high = axis.high;
   page.Figure("ablation_sensitivity", IntervalChart(spec),
               StrCat("Each variant minus ", base,

@@ -81,15 +81,30 @@ Answer AheadOf(const StudyTable& table, const std::string& policy, const std::st
   return answer;
 }
 
+// A rival that needs more bytes than the largest size of the table of claims is met at the smallest that it fits.
+std::optional<double> OnlySize(const StudyTable& table, const std::string& rival) {
+  const double largest = *std::max_element(std::begin(kClaimFractions), std::end(kClaimFractions));
+  if (table.At(rival, largest)) return std::nullopt;
+  std::optional<double> smallest;
+  for (const double fraction : table.fractions) {
+    if (fraction > largest && table.At(rival, fraction)) smallest = fraction;
+  }
+  return smallest;
+}
+
 void AddDuels(const StudyContext& context, std::vector<Claim>& claims) {
   for (const Rivals& rivals : AllRivals()) {
     for (const std::string& policy : rivals.policies) {
       for (const StudyTable& table : context.main) {
         for (const std::string& rival : table.Labels(policy)) {
-          claims.push_back(MakeClaim(context, rivals.hypothesis, StrCat(rivals.statement, " ", rival), table.Title(),
-                                     [&](const std::string& mine, double fraction) {
-                                       return mine == rival ? Answer{} : AheadOf(table, mine, rival, fraction);
-                                     }));
+          const auto only = OnlySize(table, rival);
+          const auto measure = [&](const std::string& mine, double fraction) {
+            if (mine == rival || (only && fraction != kClaimFractions[0])) return Answer{};
+            return AheadOf(table, mine, rival, only.value_or(fraction));
+          };
+          const std::string at = only ? StrCat(" (first column: ", FractionText(*only), ")") : "";
+          claims.push_back(
+              MakeClaim(context, rivals.hypothesis, StrCat(rivals.statement, " ", rival, at), table.Title(), measure));
         }
       }
     }
@@ -102,6 +117,20 @@ std::vector<Rivals> AllRivals() {
   return {{"H4", "ahead of", {"int8", "int4", "random", "recent_window"}},
           {"H5", "ahead of", {"h2o", "fastkv", "dynamic_kv"}},
           {"also", "ahead of", StrongBaselines()}};
+}
+
+std::string MissingRivals(const StudyContext& context) {
+  std::vector<std::string> missing;
+  for (const Rivals& rivals : AllRivals()) {
+    for (const std::string& policy : rivals.policies) {
+      const bool is_there = std::any_of(context.main.begin(), context.main.end(),
+                                        [&](const StudyTable& table) { return !table.LabelOf(policy).empty(); });
+      if (!is_there) missing.push_back(policy);
+    }
+  }
+  if (missing.empty() || context.main.empty()) return "";
+  return StrCat("Not run, so that the claims about ", missing.size() == 1 ? "it" : "them",
+                " stay open: ", Listed(missing), ".");
 }
 
 Duel Fight(const StudyTable& table, const std::string& method, const std::string& rival, double fraction) {

@@ -97,8 +97,8 @@ std::string RankNote(const NamedArray& best, double kept) {
     ++heads;
   }
   if (heads == 0) return "";
-  return StrCat("best ", CountText(std::round(lowest * kept)), " of ", CountText(std::round(kept)), " kept; inside in ",
-                inside, " of ", heads, " heads");
+  return StrCat("best rank ", CountText(std::round(lowest * kept)), " where ", CountText(std::round(kept)),
+                " are kept; inside in ", inside, " of ", heads, " heads");
 }
 
 void DrawCases(ReportPage& page, const StudyTable& table, const std::vector<Case>& cases, const std::string& slug,
@@ -167,7 +167,7 @@ std::string CaseLine(const Case& one) {
       StrCat(CaseName(one), ": answer NLL ", nll(one.mine), " nats against the full cache's ", nll(one.full));
   if (const auto prefix = one.mine->figures.Number("answer_prefix"))
     text += StrCat(", ", CountText(*prefix), *prefix == 1 ? " right leading digit" : " right leading digits");
-  if (best) text += "; rank of the needle's best token: " + RankNote(*best, *kept);
+  if (best) text += "; of the needle, " + RankNote(*best, *kept);
   return text;
 }
 

@@ -105,7 +105,14 @@ std::string AccuracySentence(const StudyContext& context) {
       if (mine && mine->PooledAccuracy()) counts.push_back(StrCat(CountOf(mine), " at ", fraction));
     }
     if (counts.empty()) continue;
-    parts.push_back(StrCat(table.Title(), ": ", Listed(counts), " of the bytes (full cache ", CountOf(full), ")"));
+    std::string part = StrCat(table.Title(), ": ", Listed(counts), " of the bytes (full cache ", CountOf(full));
+    for (const std::string& policy : StrongBaselines()) {
+      std::vector<std::string> theirs;
+      for (const double fraction : table.fractions)
+        theirs.push_back(CountOf(table.At(table.LabelOf(policy), fraction)));
+      if (!table.LabelOf(policy).empty()) part += StrCat("; ", policy, " ", Listed(theirs));
+    }
+    parts.push_back(part + ")");
   }
   if (parts.empty()) return "";
   std::string text = StrCat("Right answers of ", context.method(), ", ");
@@ -161,10 +168,10 @@ void DuelChart(ReportPage& page, const StudyContext& context, const StudyTable& 
   spec.x_label = "difference in answer NLL, nats";
   spec.unit = Unit::kPlain;
   spec.level = 0;
-  double reach = 0.1;
+  double low = -0.1, high = 0.1;
   const std::string method = table.LabelOf(context.method());
   std::vector<double> fractions;
-  for (const double fraction : kClaimFractions) {
+  for (const double fraction : {0.5, 0.25}) {
     if (std::find(table.fractions.begin(), table.fractions.end(), fraction) != table.fractions.end())
       fractions.push_back(fraction);
   }
@@ -180,15 +187,16 @@ void DuelChart(ReportPage& page, const StudyContext& context, const StudyTable& 
           any = true;
           row.marks.back() =
               IntervalChartSpec::Mark{duel.nll->value, duel.nll->low, duel.nll->high, NatsText(*duel.nll)};
-          reach = std::max({reach, -duel.nll->value, duel.nll->value});
+          low = std::min(low, duel.nll->low);
+          high = std::max(high, duel.nll->high);
         }
         if (any) spec.rows.push_back(std::move(row));
       }
     }
   }
   if (spec.rows.empty()) return;
-  const Scale axis = NiceScale(0, reach * 1.15, false, Unit::kPlain);
-  spec.low = -axis.high;
+  const Scale axis = NiceScale(low, high, false, Unit::kPlain);
+  spec.low = axis.low;
   spec.high = axis.high;
   for (const double fraction : fractions) spec.panels.push_back(FractionText(fraction));
   page.Figure("duels_" + (table.protocol.empty() ? std::string("all") : table.protocol), IntervalChart(spec),
@@ -229,6 +237,7 @@ std::vector<std::string> StudyFindings(const StudyContext& context, const std::v
 void WriteStudyHeadline(ReportPage& page, const StudyContext& context) {
   const std::vector<Claim> claims = Claims(context);
   const auto sentences = StudyFindings(context, claims);
+  if (const std::string missing = MissingRivals(context); !missing.empty()) page.Paragraph(missing);
   if (sentences.empty()) page.Paragraph("No arm has results yet, so nothing can be said about the hypotheses.");
   page.List({sentences.begin(), sentences.begin() + static_cast<int64_t>(std::min<size_t>(sentences.size(), 7))});
   if (claims.empty()) return;

@@ -118,6 +118,7 @@ std::string StudyMarkdown(const Study& study) {
   std::string text = StrCat("# Does ", study.method, " keep what it promises?\n\n");
   if (sentences.empty()) text += "No arm has results yet, so nothing can be said about the hypotheses.\n\n";
   for (const std::string& sentence : sentences) text += "- " + sentence + "\n";
+  if (const std::string missing = MissingRivals(context); !missing.empty()) text += "- " + missing + "\n";
   if (!claims.empty()) {
     text += StrCat("\n## Hypotheses\n\n", ClaimsMarkdown(claims), "\n", VerdictRules(),
                    " The last two columns put the strong baselines in the method's place, values only.\n");

@@ -54,7 +54,6 @@ std::optional<ChartPoint> NllPoint(const Cell& cell, double x) {
 
 struct Landmark {
   const char* policy;
-  const char* words;
   double half_life;
 };
 
@@ -70,10 +69,8 @@ std::optional<Svg> PathChart(const StudyContext& context, const StudyTable& tabl
   for (const PathPoint& one : path) line.points.push_back(*NllPoint(*one.cell, one.half_life));
   const double shortest = path.front().half_life, longest = path.back().half_life;
   static constexpr double kWindow = 0;  // stands at the policy's window
-  const Landmark landmarks[] = {{"tova", "tova (half-life near 0)", shortest / 2},
-                                {"snapkv", "snapkv (at its window)", kWindow},
-                                {"observed_attention", "observed_attention (mean by age)", longest * 2},
-                                {"h2o", "h2o (sum, no forgetting)", longest * 2}};
+  const Landmark landmarks[] = {
+      {"tova", shortest / 2}, {"snapkv", kWindow}, {"observed_attention", longest * 2}, {"h2o", longest * 2}};
   for (const Landmark& landmark : landmarks) {
     const StudyTable* main = context.Main("prompt");
     const Cell* cell = table.At(table.LabelOf(landmark.policy), fraction);
@@ -91,7 +88,7 @@ std::optional<Svg> PathChart(const StudyContext& context, const StudyTable& tabl
       absent.emplace_back(landmark.policy);
       continue;
     }
-    spec.series.push_back({landmark.words, look->second, {*point}});
+    spec.series.push_back({landmark.policy, look->second, {*point}});
   }
   spec.series.push_back(std::move(line));
   double low = 1e300, high = 0;

@@ -69,9 +69,9 @@ std::vector<double> FractionsOf(const std::vector<Group>& groups) {
 
 // Answer NLL against the length of the prompt, one chart per size.
 void LengthCharts(ReportPage& page, const StudyContext& context, const std::vector<Group>& groups,
-                  const std::vector<std::string>& labels) {
+                  const std::vector<double>& fractions, const std::vector<std::string>& labels) {
   page.BeginRow();
-  for (const double fraction : FractionsOf(groups)) {
+  for (const double fraction : fractions) {
     LineChartSpec spec;
     spec.x_label = "prompt, tokens";
     spec.y_label = StrCat("answer NLL, nats per token, ", FractionText(fraction));
@@ -123,8 +123,7 @@ void WriteLength(ReportPage& page, const StudyContext& context) {
   const std::vector<Group> groups = LengthGroups(context, context.length);
   CompactTable(page, context, groups, FractionsOf(own), "Right answers and answer NLL by the length of the prompt.",
                labels);
-  std::vector<Group> drawn = groups;
-  LengthCharts(page, context, drawn, labels);
+  LengthCharts(page, context, groups, FractionsOf(own), labels);
 }
 
 // The sizes of the fractions arm join those of the main arm on one axis.

@@ -64,6 +64,7 @@ struct Rivals {
   std::vector<std::string> policies;
 };
 std::vector<Rivals> AllRivals();
+std::string MissingRivals(const StudyContext& context);  // a sentence; empty where all were run
 
 // Sentences about the whole, made from the data.
 std::vector<std::string> StudyFindings(const StudyContext& context, const std::vector<Claim>& claims);
