@@ -19,6 +19,9 @@ struct Decoder::Chunk {
   const DecoderInput* input = nullptr;
   int first_row = 0, num_tokens = 0;
   std::vector<RopeAngles> angles;  // [token]
+  int PositionOf(int token) const {
+    return input->positions.empty() ? input->cache->num_tokens() + token : input->positions[token];
+  }
   LayerChunk layer_chunk;
   std::vector<float> q;  // [heads, token, head_dim], rounded
 };
@@ -97,7 +100,7 @@ void Decoder::MakeHeads(int layer, Chunk& chunk) {
     }
   });
   if (bad_token >= 0) {
-    throw Error(StrCat("layer ", layer, ", token ", chunk.input->cache->num_tokens() + bad_token,
+    throw Error(StrCat("layer ", layer, ", token ", chunk.PositionOf(bad_token),
                        ": q, k or v is outside f16's range; capture with --kv-dtype f32"));
   }
 }
@@ -138,18 +141,33 @@ void Decoder::RunLayer(int layer, std::vector<Chunk>& chunks) {
   for (int64_t i = 0; i < static_cast<int64_t>(rows_) * c.hidden; ++i) x_[i] += normed_[i];
 }
 
-std::span<const float> Decoder::Run(std::span<const DecoderInput> inputs) {
+// The residual stream that a chunk starts with.
+void Decoder::Embed(const Chunk& chunk) {
   const ModelConfig& c = model_.config;
+  float* row = x_.data() + static_cast<int64_t>(chunk.first_row) * c.hidden;
+  std::copy(chunk.input->residual.begin(), chunk.input->residual.end(), row);
+  for (const int id : chunk.input->ids) {
+    KVSCOPE_CHECK(id >= 0 && id < c.vocab);
+    for (int i = 0; i < c.hidden; ++i) row[i] = model_.embedding.At(id, i);
+    row += c.hidden;
+  }
+}
+
+std::span<const float> Decoder::Run(std::span<const DecoderInput> inputs, int first_layer) {
+  const ModelConfig& c = model_.config;
+  const bool begins_above = first_layer > 0;
   std::vector<Chunk> chunks(inputs.size());
   rows_ = 0;
   for (size_t i = 0; i < inputs.size(); ++i) {
     chunks[i].input = &inputs[i];
     chunks[i].first_row = rows_;
-    chunks[i].num_tokens = static_cast<int>(inputs[i].ids.size());
+    chunks[i].num_tokens = static_cast<int>(begins_above ? inputs[i].positions.size() : inputs[i].ids.size());
+    KVSCOPE_CHECK_EQ(inputs[i].residual.size(),
+                     begins_above ? inputs[i].positions.size() * static_cast<size_t>(c.hidden) : size_t{0});
+    KVSCOPE_CHECK(begins_above ? inputs[i].ids.empty() : inputs[i].positions.empty());
     rows_ += chunks[i].num_tokens;
-    const int position = inputs[i].cache->num_tokens();
     for (int token = 0; token < chunks[i].num_tokens; ++token)
-      chunks[i].angles.push_back(RopeAnglesAt(position + token, c.rope_inv_freq, 1.0));
+      chunks[i].angles.push_back(RopeAnglesAt(chunks[i].PositionOf(token), c.rope_inv_freq, 1.0));
   }
   const size_t rows = rows_;
   x_.resize(rows * c.hidden);
@@ -160,15 +178,16 @@ std::span<const float> Decoder::Run(std::span<const DecoderInput> inputs) {
   v_.resize(k_.size());
   gate_.resize(rows * c.ffn);
   up_.resize(gate_.size());
-  for (const Chunk& chunk : chunks) {
-    for (int token = 0; token < chunk.num_tokens; ++token) {
-      const int id = chunk.input->ids[token];
-      KVSCOPE_CHECK(id >= 0 && id < c.vocab);
-      float* row = &x_[(chunk.first_row + token) * static_cast<size_t>(c.hidden)];
-      for (int i = 0; i < c.hidden; ++i) row[i] = model_.embedding.At(id, i);
+  for (const Chunk& chunk : chunks) Embed(chunk);
+  for (int layer = first_layer; layer < c.num_layers; ++layer) {
+    RunLayer(layer, chunks);
+    for (const Chunk& chunk : chunks) {
+      if (!chunk.input->residual_observer) continue;
+      const size_t begin = static_cast<size_t>(chunk.first_row) * c.hidden;
+      chunk.input->residual_observer(layer,
+                                     std::span(x_).subspan(begin, static_cast<size_t>(chunk.num_tokens) * c.hidden));
     }
   }
-  for (int layer = 0; layer < c.num_layers; ++layer) RunLayer(layer, chunks);
   Norm(x_.data(), rows_, model_.output_norm, c.rms_epsilon, normed_.data());
   return {normed_.data(), rows * c.hidden};
 }

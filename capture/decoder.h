@@ -16,19 +16,28 @@ namespace kvscope {
 // Receives what attention saw of one sequence and layer, after its Attend. May take the chunk.
 using LayerObserver = std::function<void(int layer, LayerChunk& chunk, const float* q)>;
 
+// Sees the residual stream of one sequence after a layer: [token, hidden] of the chunk.
+using ResidualObserver = std::function<void(int layer, std::span<const float> residual)>;
+
 struct DecoderInput {
   KvCache* cache = nullptr;
-  std::span<const int> ids;  // the chunk; its first token has position cache->num_tokens()
-  LayerObserver observer;    // may be empty
+  std::span<const int> ids;              // the chunk; its first token has position cache->num_tokens()
+  LayerObserver observer;                // may be empty
+  ResidualObserver residual_observer{};  // may be empty
+  // For a run that begins above layer 0, instead of ids: what the layer below left, [token, hidden], and the position
+  // of each token, ascending. The cache needs no entries below first_layer.
+  std::span<const float> residual{};
+  std::span<const int> positions{};
 };
 
 class Decoder {
  public:
   explicit Decoder(const Model& model) : model_(model) {}
 
-  // Runs one chunk of each input. Returns the final hidden states, normed, one row of `hidden` floats per token, inputs
-  // in order; valid until the next call. Throws Error when q, k or v leave the range of an f16 cache.
-  std::span<const float> Run(std::span<const DecoderInput> inputs);
+  // Runs one chunk of each input through layers first_layer and up. Returns the final hidden states, normed, one row of
+  // `hidden` floats per token, inputs in order; valid until the next call. Throws Error when q, k or v leave the range
+  // of an f16 cache.
+  std::span<const float> Run(std::span<const DecoderInput> inputs, int first_layer = 0);
 
   // logits [rows, vocab] of `rows` rows of hidden states.
   void Logits(std::span<const float> hidden, int rows, std::span<float> logits) const;
@@ -37,6 +46,7 @@ class Decoder {
 
  private:
   struct Chunk;  // one input's place in the batch
+  void Embed(const Chunk& chunk);
   void RunLayer(int layer, std::vector<Chunk>& chunks);
   void MakeHeads(int layer, Chunk& chunk);
 

@@ -231,12 +231,12 @@ std::vector<int> ChunkEnds(int begin, int end, int chunk, const std::vector<Segm
 
 std::vector<float> Prefill(Decoder& decoder, KvCache& cache, std::span<const int> ids, int end, int chunk,
                            const std::vector<Segment>& segments, const LayerObserver& observer,
-                           const HiddenObserver& on_hidden) {
+                           const HiddenObserver& on_hidden, const ResidualObserver& on_residual) {
   const size_t width = decoder.model().config.hidden;
   std::vector<float> last;
   int begin = cache.num_tokens();
   for (const int chunk_end : ChunkEnds(begin, end, chunk, segments)) {
-    const DecoderInput input{&cache, ids.subspan(begin, chunk_end - begin), observer};
+    const DecoderInput input{&cache, ids.subspan(begin, chunk_end - begin), observer, on_residual};
     const std::span<const float> hidden = decoder.Run({&input, 1});
     if (on_hidden) on_hidden(begin, hidden);
     last.assign(hidden.end() - static_cast<int64_t>(width), hidden.end());

@@ -48,12 +48,12 @@ RunOutcome RunPrompt(Decoder& decoder, const Tokenizer& tokenizer, const Prompt&
 // ends. Ascending, the last is `end`.
 std::vector<int> ChunkEnds(int begin, int end, int chunk, const std::vector<Segment>& segments);
 
-// Feeds tokens [cache.num_tokens(), end) of ids; returns the hidden state of the last one. Sees each chunk's hidden
-// rows.
+// Feeds tokens [cache.num_tokens(), end) of ids; returns the hidden state of the last one. on_hidden sees each chunk's
+// hidden rows, on_residual the residual stream after each of its layers.
 using HiddenObserver = std::function<void(int first_token, std::span<const float> hidden)>;
 std::vector<float> Prefill(Decoder& decoder, KvCache& cache, std::span<const int> ids, int end, int chunk,
                            const std::vector<Segment>& segments, const LayerObserver& observer,
-                           const HiddenObserver& on_hidden);
+                           const HiddenObserver& on_hidden, const ResidualObserver& on_residual = {});
 
 // The tokens as a trace holds them.
 TraceTokens TokensFromIds(const Tokenizer& tokenizer, std::span<const int> ids, int first_position);

@@ -50,7 +50,9 @@ struct NamedArray {
 };
 
 // Arrays that replay and live put behind a row, by name (absent where not measured):
-//   needle_retention [layer, kv_head]   share of needle tokens kept, mean over answer queries
+//   needle_retention [layer, kv_head]   share of needle tokens kept; replay: mean over answer queries
+//   needle_bits      [layer, kv_head]   mean bits of the needle's entries right after the decision, dropped ones 0
+//   needle_rank      [layer, kv_head, needle token]  how many tokens the policy ranked before it at the decision
 //   needle_weight    [layer, head]      weight on the needle over the policy's own cache, mean over answer queries
 //   attention_loss   [layer, head]      mean over evaluated queries
 //   attention_loss_step [query]         mean over layers and heads

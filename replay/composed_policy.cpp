@@ -41,7 +41,7 @@ std::vector<Chunk> ChunksOf(std::span<const int> token_from_slot, std::span<cons
     for (; end < priority.size() && token_from_slot[end] / granularity.chunk_tokens == index; ++end) {
       if (priority[end] >= kProtectedPriority) {
         chunk.highest_protected = std::max(chunk.highest_protected, priority[end]);
-      } else {
+      } else if (priority[end] != kAbsentPriority) {
         sum += priority[end], ++count;
         highest = std::max(highest, priority[end]);
       }
@@ -53,7 +53,7 @@ std::vector<Chunk> ChunksOf(std::span<const int> token_from_slot, std::span<cons
   return chunks;
 }
 
-// Gives all entries of a chunk that are not protected the priority of the chunk.
+// Gives all entries of a chunk that are not protected the priority of the chunk. None may be absent.
 void RankTogether(std::span<const int> token_from_slot, const Granularity& granularity, std::span<float> priority) {
   if (granularity.chunk_tokens == 1) return;
   for (const Chunk& chunk : ChunksOf(token_from_slot, priority, granularity)) {
@@ -84,7 +84,7 @@ std::vector<int> SelectSlots(std::span<const int> token_from_slot, std::span<con
     std::vector<int> candidates;
     std::vector<float> candidate_priority;
     for (size_t slot = chunk.begin; slot < chunk.end; ++slot) {
-      if (priority[slot] >= kProtectedPriority) continue;
+      if (priority[slot] >= kProtectedPriority || priority[slot] == kAbsentPriority) continue;
       candidates.push_back(static_cast<int>(slot));
       candidate_priority.push_back(priority[slot]);
     }
@@ -169,7 +169,7 @@ Budgets ComposedPolicy::Allocate(const ModelShape& shape, const PolicyBudget& bu
   KVSCOPE_CHECK_EQ(static_cast<int>(layers_.size()), shape.num_layers);
   budget_ = budget;
   const std::vector<int> tokens = AllSlots(budget.num_tokens);
-  const int contested = needs_.spends_bits ? parts_.allocator->ContestedEntries(budget) : budget.uniform_entries;
+  const int contested = ContestedEntries();
   std::vector<PerSlot> priority(shape.num_layers);
   for (int layer = 0; layer < shape.num_layers; ++layer) {
     for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
@@ -182,7 +182,7 @@ Budgets ComposedPolicy::Allocate(const ModelShape& shape, const PolicyBudget& bu
   Budgets budgets;
   if (needs_.spends_bits) {
     CheckGuardBytes();
-    SpendAtDecision(priority, tokens);
+    SpendAtDecision(priority);
     for (const Layer& layer : layers_) {
       budgets.emplace_back();
       for (const std::vector<uint8_t>& bits : layer.bits) {
@@ -207,7 +207,7 @@ Budgets ComposedPolicy::AllocateEntries(const std::vector<PerSlot>& priority) co
       int& entries = budgets[layer][kv_head];
       KVSCOPE_CHECK(entries >= 1);
       total += entries;
-      if (!needs_.propagates) continue;
+      if (needs_.propagates_after < 0) continue;
       const std::vector<float>& row = priority[layer][kv_head];
       const auto absent = std::count(row.begin(), row.end(), kAbsentPriority);
       entries = std::min(entries, num_tokens - static_cast<int>(absent));
@@ -262,25 +262,34 @@ double ComposedPolicy::BytesOf(const Layer& layer) const {
   return bytes;
 }
 
-void ComposedPolicy::SpendAtDecision(const std::vector<PerSlot>& priority, std::span<const int> tokens) {
-  const std::vector<uint8_t> fresh(tokens.size(), parts_.store->ladder()[0]);
+void ComposedPolicy::SpendAtDecision(const std::vector<PerSlot>& priority) {
+  const std::vector<uint8_t> fresh(budget_.num_tokens, parts_.store->ladder()[0]);
   const std::vector<double> row_bytes = RowBytes(), distortion = Distortion();
+  std::vector<std::vector<int>> present;  // tokens that the layer has
   std::vector<std::vector<float>> ranked;
   for (const PerSlot& layer : priority) {
     for (int row = 0; row < NumRows(); ++row) {
-      ranked.push_back(layer[row]);
-      RankTogether(tokens, settings_.granularity, ranked.back());
+      present.emplace_back(), ranked.emplace_back();
+      for (int token = 0; token < budget_.num_tokens; ++token) {
+        if (layer[row][token] == kAbsentPriority) continue;
+        present.back().push_back(token);
+        ranked.back().push_back(layer[row][token]);
+      }
+      RankTogether(present.back(), settings_.granularity, ranked.back());
     }
   }
   std::vector<SpendingView::Row> rows;
   for (size_t row = 0; row < ranked.size(); ++row) {
-    rows.push_back({static_cast<int>(row) / NumRows(), ranked[row], fresh, tokens});
+    rows.push_back(
+        {static_cast<int>(row) / NumRows(), ranked[row], std::span(fresh).first(ranked[row].size()), present[row]});
   }
   const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), row_bytes, distortion, budget_.bytes));
   double spent = 0;
   for (int layer = 0; layer < shape_.num_layers; ++layer) {
     for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
-      layers_[layer].bits.push_back(bits.at(layer * NumRows() + std::min(kv_head, NumRows() - 1)));
+      const size_t row = layer * NumRows() + std::min(kv_head, NumRows() - 1);
+      std::vector<uint8_t>& bits_of_token = layers_[layer].bits.emplace_back(budget_.num_tokens);
+      for (size_t i = 0; i < present[row].size(); ++i) bits_of_token[present[row][i]] = bits.at(row).at(i);
     }
     layers_[layer].budget_bytes = BytesOf(layers_[layer]);
     spent += layers_[layer].budget_bytes;
@@ -289,8 +298,20 @@ void ComposedPolicy::SpendAtDecision(const std::vector<PerSlot>& priority, std::
   for (Layer& layer : layers_) layer.budget_bytes += rest;
 }
 
+int ComposedPolicy::ContestedEntries() const {
+  return needs_.spends_bits ? parts_.allocator->ContestedEntries(budget_) : budget_.uniform_entries;
+}
+
 std::optional<Propagation> ComposedPolicy::Propagates() const {
-  return parts_.scorer->Propagates(budget_.num_tokens, budget_.uniform_entries);
+  std::optional<Propagation> propagation = parts_.scorer->Propagates(budget_.num_tokens, ContestedEntries());
+  if (!propagation) return std::nullopt;
+  std::vector<bool> goes_on(budget_.num_tokens);
+  for (const int token : propagation->tokens) goes_on[token] = true;
+  propagation->tokens.clear();
+  for (int token = 0; token < budget_.num_tokens; ++token) {
+    if (goes_on[token] || settings_.guards.Holds(token, budget_.num_tokens)) propagation->tokens.push_back(token);
+  }
+  return propagation;
 }
 
 LayerPlan ComposedPolicy::Select(int layer_index, const std::vector<int>& budget_entries) {

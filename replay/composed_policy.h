@@ -32,14 +32,16 @@ class ComposedPolicy final : public Policy {
   PolicyNeeds Needs(const ModelShape& shape) const override;
   void AfterLayer(const LayerView& view) override;
   Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override;
+  // The scorer's tokens and those that guards hold.
   std::optional<Propagation> Propagates() const override;
   LayerPlan Select(int layer_index, const std::vector<int>& budget_entries) override;
   bool WatchesSteps() const override { return settings_.every > 0 && settings_.growth == Growth::kFixed; }
   std::optional<LayerPlan> AfterStep(const StepView& step, const std::vector<int>& budget_entries) override;
   std::unique_ptr<Policy> Snapshot() const override { return std::make_unique<ComposedPolicy>(*this); }
 
-  // [kv_head][token], valid between Allocate and Select; for tests and the viewer.
-  const PerSlot& priority(int layer_index) const { return layers_.at(layer_index).priority; }
+  std::span<const float> Priority(int layer_index, int kv_head) const override {
+    return layers_.at(layer_index).priority.at(kv_head);
+  }
   // [ladder] measured on the prompt, after AfterLayer of all layers; for reports.
   std::vector<double> Distortion() const;
 
@@ -57,7 +59,8 @@ class ComposedPolicy final : public Policy {
   void CheckGuards(const Budgets& budgets, int num_tokens) const;
   void CheckGuardBytes() const;
   Budgets AllocateEntries(const std::vector<PerSlot>& priority) const;
-  void SpendAtDecision(const std::vector<PerSlot>& priority, std::span<const int> tokens);
+  void SpendAtDecision(const std::vector<PerSlot>& priority);
+  int ContestedEntries() const;  // at the decision
   SpendingView ViewOf(std::vector<SpendingView::Row> rows, std::span<const double> row_bytes,
                       std::span<const double> distortion, double bytes) const;
   // Bytes of one slot of a row, [ladder].
@@ -78,7 +81,8 @@ class ComposedPolicy final : public Policy {
 
 // The `budget` best slots, ascending. With chunks (tokens that share token / chunk_tokens) protected entries come
 // first, then whole chunks by the mean or maximum of their entries' priorities, those that hold a protected entry
-// before others; the last chunk is cut to the exact count by priority. Ties: the lower token.
+// before others; the last chunk is cut to the exact count by priority. Ties: the lower token. budget: at most the slots
+// that are not absent.
 std::vector<int> SelectSlots(std::span<const int> token_from_slot, std::span<const float> priority,
                              const Granularity& granularity, int budget);
 

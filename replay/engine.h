@@ -47,6 +47,8 @@ struct Plan {
   bool is_minimum = false;         // the budget gave less than one entry per KV head
   Budgets budgets;                 // [layer][kv_head] entries
   std::vector<LayerPlan> layers;   // [layer], slots are tokens
+  // [layer, kv_head, watched token] how many tokens the policy ranked before it; empty: it ranks nothing.
+  std::vector<float> watched_rank;
 
   CacheRules RulesOf(int layer_index) const;
   std::unique_ptr<LayerCache> MakeCache(int layer_index, float scale) const;
@@ -61,7 +63,8 @@ struct PlanOptions {
   // Analysis looks over the planner's shoulder: what it adds to the pass, and each layer's result, in order.
   std::function<void(Evidence&)> add_evidence;
   std::function<void(const LayerEvidence&)> see_layer;
-  int row_end = 0;  // of the pass when above every decision
+  int row_end = 0;                       // of the pass when above every decision
+  std::vector<int> watched_tokens = {};  // whose ranks are kept: the needle's
 };
 
 // Throws Error for a policy that breaks a rule (named), guards above a budget, a trace that cannot be read.

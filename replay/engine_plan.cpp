@@ -139,7 +139,28 @@ void CheckBytes(const Plan& plan) {
   FailPlan(plan, StrCat("expected at most ", plan.budget.bytes, " bytes, found ", bytes));
 }
 
-Plan Decide(const PlanRequest& request, const Group& group, const ModelShape& shape) {
+// Ties: the lower token comes first.
+std::vector<float> RanksOf(const Plan& plan, const std::vector<int>& tokens) {
+  std::vector<float> ranks;
+  for (int layer = 0; layer < plan.shape.num_layers; ++layer) {
+    for (int kv_head = 0; kv_head < plan.shape.num_kv_heads; ++kv_head) {
+      const std::span<const float> priority = plan.policy->Priority(layer, kv_head);
+      if (priority.empty()) return {};
+      for (const int token : tokens) {
+        const float own = token < std::ssize(priority) ? priority[token] : 0;
+        int before = 0;
+        for (int other = 0; other < std::ssize(priority); ++other) {
+          before += priority[other] > own || (priority[other] == own && other < token);
+        }
+        ranks.push_back(static_cast<float>(before));
+      }
+    }
+  }
+  return ranks;
+}
+
+Plan Decide(const PlanRequest& request, const Group& group, const ModelShape& shape,
+            const std::vector<int>& watched_tokens) {
   Plan plan;
   plan.request = request;
   plan.needs = group.needs;
@@ -150,6 +171,7 @@ Plan Decide(const PlanRequest& request, const Group& group, const ModelShape& sh
   plan.is_minimum = IsMinimum(plan);
   plan.budgets = plan.policy->Allocate(shape, plan.budget);
   CheckBudgets(plan);
+  plan.watched_rank = RanksOf(plan, watched_tokens);
   for (int layer = 0; layer < shape.num_layers; ++layer) {
     plan.layers.push_back(plan.policy->Select(layer, plan.budgets[layer]));
     CheckLayer(plan, layer);
@@ -268,8 +290,9 @@ std::vector<Plan> MakePlans(const TraceSource& source, const std::vector<PlanReq
   for (size_t group = 0; group < groups.size(); ++group) {
     for (const size_t request : groups[group].requests) group_from_request[request] = group;
   }
-  tbb::parallel_for(size_t{0}, requests.size(),
-                    [&](size_t i) { plans[i] = Decide(requests[i], groups[group_from_request[i]], shape); });
+  tbb::parallel_for(size_t{0}, requests.size(), [&](size_t i) {
+    plans[i] = Decide(requests[i], groups[group_from_request[i]], shape, options.watched_tokens);
+  });
   return plans;
 }
 

@@ -38,10 +38,10 @@ struct PolicyNeeds {
   bool oracle = false;                // sees what a real policy cannot; labelled everywhere
   bool trace_weights = false;         // an oracle whose steps see the full cache's weights, which only a trace has
   bool spends_bits = false;           // is budgeted in bytes: its plans say the bits of each entry
-  bool propagates = false;            // names the tokens that go on to later layers (FastKV)
   bool query_aware = false;           // reads rows, so under --decide-at prompt it knows the question
   bool fixed_rate = false;            // ignores the budget (full cache): one row per sweep
   Scope scope = Scope::kKvHead;
+  int propagates_after = -1;         // the layer after which only the tokens it names go on (FastKV); -1: all go on
   int every = 0;                     // default trigger: 0 once, N after every N-th query
   double state_bytes_per_entry = 0;  // billed, per entry of a KV head
   // Systems of the catalogue that will need more: attn_in and W_O (CriticalKV, DuoAttention), probe passes (KVzip,
@@ -131,7 +131,8 @@ class Scorer {
   virtual void Update(const StepView& step, PerSlot& relevance) { (void)step, (void)relevance; }
   // Relevance to priority [slots] of one KV head. Default: priority = relevance.
   virtual void Prioritize(const PriorityView& view, std::span<float> priority) const;
-  // After Seed of all layers. budget_entries as Prioritize sees it. Scorers whose Needs() say that they propagate.
+  // After Seed of all layers. budget_entries as Prioritize sees it. Scorers whose Needs() say propagates_after; the
+  // tokens that do not go on have kAbsentPriority in later layers.
   virtual std::optional<Propagation> Propagates(int num_tokens, int budget_entries) const {
     (void)num_tokens, (void)budget_entries;
     return std::nullopt;
@@ -228,6 +229,11 @@ class Policy {
   virtual void AfterLayer(const LayerView& view) = 0;
   // All layers were seen. Afterwards Select is valid. Policies that spend bits answer the entries they will keep.
   virtual Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) = 0;
+  // Between Allocate and Select, for those who look on: what it ranks the tokens of a KV head by; empty: by nothing.
+  virtual std::span<const float> Priority(int layer_index, int kv_head) const {
+    (void)layer_index, (void)kv_head;
+    return {};
+  }
   // After Allocate.
   virtual std::optional<Propagation> Propagates() const { return std::nullopt; }
   virtual LayerPlan Select(int layer_index, const std::vector<int>& budget_entries) = 0;

@@ -188,6 +188,10 @@ Made Make(const PolicySpec& spec, const Guards& guards) {
     throw Error(StrCat(where, ": prefill_chunk: expected +uniform or an allocator of bits with it, found +",
                        spec.allocator, ", which shares out one prompt's entries"));
   }
+  if (made.prefill_chunk > 0 && parts.scorer->Needs({1, 1, 1, 4, 4}).propagates_after >= 0) {
+    throw Error(StrCat(where, ": prefill_chunk: expected 0, as upper layers have a part of the tokens only, found ",
+                       made.prefill_chunk));
+  }
   parts.store = made.store;
   made.policy = std::make_unique<ComposedPolicy>(where, std::move(parts), made.settings);
   return made;

@@ -18,6 +18,7 @@
 #include "replay/fidelity.h"
 #include "replay/list.h"
 #include "replay/live/live_command.h"
+#include "replay/live/study_command.h"
 #include "replay/report.h"
 #include "replay/sweep.h"
 #include "replay/sweep_flags.h"
@@ -268,6 +269,7 @@ int main(int argc, char** argv) {
   try {
     kvscope::AddRun(app, kvscope::CommandLine(argc, argv));
     kvscope::AddLiveCommand(app, kvscope::CommandLine(argc, argv));
+    kvscope::AddStudyCommand(app, kvscope::CommandLine(argc, argv));
     kvscope::AddReport(app);
     kvscope::AddFidelity(app);
     kvscope::AddMerge(app);

@@ -22,9 +22,10 @@ std::optional<double> TaskNumber(const TaskInfo& task, const char* name) {
   return found->get<double>();
 }
 
-std::string ClassNote(const PlanRequest& request, const PolicyNeeds& needs) {
+std::string ClassNote(const PlanRequest& request, const PolicyNeeds& needs, const std::string& mode) {
   std::vector<std::string> notes;
   if (needs.oracle) notes.push_back("sees what no real policy can");
+  if (needs.propagates_after >= 0 && mode == "replay") notes.push_back("later layers as of the whole prefill");
   if (request.guards.sinks || request.guards.recent) {
     notes.push_back(StrCat("guards sinks=", request.guards.sinks, ",recent=", request.guards.recent));
   }
@@ -46,6 +47,11 @@ struct Cell {
 std::vector<Cell> MakeCells(const TraceSource& source, const SweepOptions& options) {
   std::vector<Cell> cells;
   for (const Protocol protocol : options.protocols) {
+    for (PlanRequest request : options.requests) {
+      request.decision_token = DecisionToken(source.info(), protocol);
+      cells.push_back({request, protocol, WhyRefused(source, request)});
+    }
+    if (!options.requests.empty()) continue;
     for (const PolicySpec& spec : ParsePolicies(options)) {
       const bool is_fixed_rate = spec.Needs({1, 1, 1, 16, 16}).fixed_rate;
       for (size_t i = 0; i < (is_fixed_rate ? size_t{1} : options.budgets.size()); ++i) {
@@ -58,11 +64,16 @@ std::vector<Cell> MakeCells(const TraceSource& source, const SweepOptions& optio
   return cells;
 }
 
-EvaluateOptions EvaluationOf(const TraceSource& source, const std::vector<Plan>& plans) {
+// The earliest decision of all.
+int FirstDecision(const std::vector<PlanRequest>& requests, int prompt_tokens) {
+  int first = prompt_tokens;
+  for (const PlanRequest& request : requests) first = std::min(first, request.decision_token);
+  return first;
+}
+
+EvaluateOptions EvaluationOf(const TraceSource& source, const std::vector<int>& needle_tokens) {
   EvaluateOptions options;
-  int first_decision = source.info().prompt_tokens;
-  for (const Plan& plan : plans) first_decision = std::min(first_decision, plan.request.decision_token);
-  options.needle_tokens = NeedleTokens(source.info(), first_decision);
+  options.needle_tokens = needle_tokens;
   options.answer_begin = source.info().prompt_tokens;
   return options;
 }
@@ -101,7 +112,7 @@ ResultRow DescribeRow(const TraceInfo& info, const std::string& path, const Plan
   if (seed != 0) parameters += StrCat(parameters.empty() ? "" : ":", "seed=", seed);
   row.Set("parameters", parameters);
   row.Set("class", spec.kind);
-  row.Set("class_note", ClassNote(request, needs));
+  row.Set("class_note", ClassNote(request, needs, mode));
   row.Set("query_aware", needs.query_aware && (protocol == Protocol::kPrompt || needs.oracle) ? 1.0 : 0.0);
   row.Set("growth", needs.fixed_rate || spec.growth == Growth::kAppend ? "append" : "fixed");
   row.Set("guard_sinks", request.guards.sinks);
@@ -115,6 +126,35 @@ ResultRow DescribeRow(const TraceInfo& info, const std::string& path, const Plan
   row.Set("seed", static_cast<double>(info.task.seed));
   row.Set("version", KVSCOPE_VERSION);
   return row;
+}
+
+void AddNeedleArrays(const Plan& plan, const std::vector<int>& needle_tokens, std::vector<NamedArray>& arrays) {
+  const int64_t num_layers = plan.shape.num_layers, num_kv_heads = plan.shape.num_kv_heads;
+  const auto count = static_cast<int64_t>(needle_tokens.size());
+  if (count == 0 || plan.request.FirstDecision() < plan.request.decision_token) return;
+  const std::vector<std::string> axes{"layer", "kv_head"};
+  NamedArray retention{"needle_retention", axes, {num_layers, num_kv_heads}, {}}, bits = retention;
+  bits.name = "needle_bits";
+  for (const LayerPlan& layer : plan.layers) {
+    for (const HeadPlan& head : layer) {
+      double kept = 0, sum = 0;
+      for (const int token : needle_tokens) {
+        const auto found = std::lower_bound(head.keep.begin(), head.keep.end(), token);
+        if (found == head.keep.end() || *found != token) continue;
+        ++kept;
+        sum += head.bits.empty() ? plan.store->bits() : head.bits[found - head.keep.begin()];
+      }
+      retention.values.push_back(static_cast<float>(kept / static_cast<double>(count)));
+      bits.values.push_back(static_cast<float>(sum / static_cast<double>(count)));
+    }
+  }
+  const bool has_retention = std::any_of(arrays.begin(), arrays.end(),
+                                         [](const NamedArray& array) { return array.name == "needle_retention"; });
+  if (!has_retention) arrays.push_back(std::move(retention));
+  arrays.push_back(std::move(bits));
+  if (plan.watched_rank.empty()) return;
+  arrays.push_back(
+      {"needle_rank", {"layer", "kv_head", "needle_token"}, {num_layers, num_kv_heads, count}, plan.watched_rank});
 }
 
 void AddKeptArrays(const Plan& plan, std::vector<NamedArray>& arrays) {
@@ -169,8 +209,9 @@ void ReplayTrace(const TraceSource& source, const std::string& path, const Sweep
     plan_options.add_evidence = [&](Evidence& evidence) { analysis->AddEvidence(evidence); };
   }
   std::vector<Plan> plans;
+  plan_options.watched_tokens = NeedleTokens(source.info(), FirstDecision(requests, source.info().prompt_tokens));
   if (is_replayable) plans = MakePlans(source, requests, plan_options);
-  EvaluateOptions evaluation = EvaluationOf(source, plans);
+  EvaluateOptions evaluation = EvaluationOf(source, plan_options.watched_tokens);
   evaluation.layer_done = advance;
   const std::vector<PlanMetrics> metrics = Evaluate(source, plans, evaluation);
 
@@ -187,6 +228,7 @@ void ReplayTrace(const TraceSource& source, const std::string& path, const Sweep
       row.figures.Set("class_note", StrCat(note, note.empty() ? "" : "; ", "minimum of one entry per KV head"));
     }
     if (options.keeps_kept) AddKeptArrays(plan, row.arrays);
+    AddNeedleArrays(plan, plan_options.watched_tokens, row.arrays);
     ++next;
   }
   if (analysis) {

@@ -16,6 +16,7 @@ namespace kvscope {
 struct SweepOptions {
   std::vector<std::string> policies;  // specs
   std::vector<BudgetSpec> budgets;
+  std::vector<PlanRequest> requests;  // instead of policies, budgets and guards
   std::vector<Protocol> protocols = {Protocol::kPrompt};
   Guards guards;
   uint64_t seed = 0;
@@ -34,6 +35,8 @@ void ReplayTrace(const TraceSource& source, const std::string& path, const Sweep
 // The columns that describe a run and a policy, not what was measured; mode is "replay" or "live".
 ResultRow DescribeRow(const TraceInfo& info, const std::string& path, const PlanRequest& request, Protocol protocol,
                       const std::string& mode, uint64_t seed);
+// The arrays needle_rank, needle_retention and needle_bits of core/results.h, as the decision left the needle.
+void AddNeedleArrays(const Plan& plan, const std::vector<int>& needle_tokens, std::vector<NamedArray>& arrays);
 // The arrays `kept` and, for plans that spend bits, `bits` of core/results.h.
 void AddKeptArrays(const Plan& plan, std::vector<NamedArray>& arrays);
 

@@ -62,7 +62,6 @@ void Run(const Flags& flags, const std::string& command) {
   options.kv_dtype = flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16;
   options.prefill_chunk = flags.prefill_chunk;
   options.seed = flags.task.seed;
-  options.guards = sweep.guards;
   options.fork_bytes = int64_t{flags.fork_mib} << 20;
   options.measures_speed = flags.measures_speed;
   Decoder decoder(*model);

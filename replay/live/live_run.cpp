@@ -9,8 +9,10 @@
 
 #include "capture/run.h"
 #include "core/error.h"
+#include "replay/analysis.h"
 #include "replay/live/forks.h"
 #include "replay/live/policy_cache.h"
+#include "replay/live/propagation.h"
 #include "replay/sweep.h"
 
 namespace kvscope {
@@ -50,7 +52,8 @@ int64_t ProcessPeakBytes() {
 struct PlanFork {
   const Plan* plan = nullptr;
   Results::Row* row = nullptr;
-  double plan_secs = 0, first_token_secs = 0;
+  double prefill_secs = 0, plan_secs = 0, first_token_secs = 0;
+  double prefill_peak = 0;  // of a policy that compresses during prefill
   double prefill_bytes = 0, bytes_sum = 0, bytes_peak = 0, entries = 0;
   int bytes_count = 0;
 
@@ -75,16 +78,17 @@ class LivePrompt {
         full_(decoder.model().config, options.kv_dtype) {}
 
   std::vector<Results::Row> Run(std::vector<PlanRequest> requests) {
+    taps_ = ResidualTaps(requests, ShapeOf(info_));
     PrefillToDecision();
-    for (PlanRequest& request : requests) {
-      request.decision_token = decision_token_;
-      request.guards = options_.guards;
-    }
+    for (PlanRequest& request : requests) request.decision_token = decision_token_;
     rows_.resize(requests.size());
     std::vector<PlanRequest> accepted;
     std::vector<size_t> row_from_plan;
     for (size_t i = 0; i < requests.size(); ++i) {
-      const std::string why = WhyRefused(trace_, requests[i]);
+      std::string why = WhyRefused(trace_, requests[i]);
+      if (requests[i].spec.Needs(ShapeOf(info_)).trace_weights) {
+        why = "sees the full cache's weights at every step, which only a trace has; replay it";
+      }
       rows_[i].figures = DescribeRow(info_, prompt_.file_stem, requests[i], options_.protocol, "live", options_.seed);
       if (why.empty()) {
         accepted.push_back(requests[i]);
@@ -94,8 +98,7 @@ class LivePrompt {
       }
     }
     const auto begin = Clock::now();
-    const std::vector<Plan> plans =
-        MakePlans(trace_, accepted, {.seed = options_.seed, .add_evidence = {}, .see_layer = {}});
+    std::vector<Plan> plans = MakePlans(trace_, accepted, PlanningOptions());
     const double plan_secs = SecondsSince(begin) / std::max<size_t>(1, plans.size());
     MakeReference();
     for (size_t first = 0; first < plans.size();) {
@@ -113,6 +116,13 @@ class LivePrompt {
     run.level = TraceLevel::kQkv;
     run.prefill_chunk = options_.prefill_chunk;
     return MakeTraceInfo(decoder_.model(), "", prompt_, run);
+  }
+
+  PlanOptions PlanningOptions() const {
+    PlanOptions options;
+    options.seed = options_.seed;
+    options.watched_tokens = NeedleTokens(info_, decision_token_);
+    return options;
   }
 
   // What is recorded in memory ends at the decision: what comes later differs from policy to policy.
@@ -137,7 +147,8 @@ class LivePrompt {
       Report("prefill", next_token, decision_token_);
     };
     const std::vector<float> hidden =
-        Prefill(decoder_, full_, prompt_.ids, decision_token_, options_.prefill_chunk, info_.segments, record, advance);
+        Prefill(decoder_, full_, prompt_.ids, decision_token_, options_.prefill_chunk, info_.segments, record, advance,
+                taps_.Observer(decoder_.model().config.num_layers));
     decision_logits_.resize(decoder_.model().config.vocab);
     decoder_.Logits(hidden, 1, decision_logits_);
     prefill_secs_ = SecondsSince(begin);
@@ -169,17 +180,28 @@ class LivePrompt {
     }
   }
 
-  std::unique_ptr<PolicyCache> MakeCache(const Plan& plan) const {
+  std::unique_ptr<PolicyCache> MakeCache(const Plan& plan, const TraceSource& trace) const {
     std::vector<std::unique_ptr<LayerCache>> layers;
     for (int layer = 0; layer < plan.shape.num_layers; ++layer) {
       layers.push_back(plan.MakeCache(layer, decoder_.model().config.Scale()));
       for (int kv_head = 0; kv_head < plan.shape.num_kv_heads; ++kv_head) {
-        const std::shared_ptr<const KvHeadData> data = trace_.ReadKvHead(layer, kv_head);
+        const std::shared_ptr<const KvHeadData> data = trace.ReadKvHead(layer, kv_head);
         layers.back()->Load(kv_head, data->k.data(), data->v.data(), options_.kv_dtype, plan.layers[layer][kv_head]);
       }
     }
     return std::make_unique<PolicyCache>(std::move(layers), plan.policy->Snapshot(), options_.kv_dtype,
-                                         decision_token_);
+                                         plan.request.FirstDecision());
+  }
+
+  // The rest of the prefill of a policy that decided early: over its own cache.
+  void FinishPrefill(Fork& fork, PlanFork& seen) {
+    int begin = seen.plan->request.FirstDecision();
+    seen.prefill_peak = fork.cache->Bytes();
+    for (const int end : ChunkEnds(begin, decision_token_, options_.prefill_chunk, info_.segments)) {
+      Feed(decoder_, {&fork, 1}, std::span(prompt_.ids).subspan(begin, end - begin));
+      seen.prefill_peak = std::max(seen.prefill_peak, fork.cache->Bytes());
+      begin = end;
+    }
   }
 
   // As many plans as fit the stated memory: each fork lives three times at once at most.
@@ -195,26 +217,45 @@ class LivePrompt {
     return last;
   }
 
-  void RunGroup(const std::vector<Plan>& plans, const std::vector<size_t>& row_from_plan, size_t first, size_t last,
+  // The cache that a plan goes on from. One that propagates has its upper layers run first and decides on those; logits
+  // become theirs.
+  std::unique_ptr<PolicyCache> Start(Plan& plan, PlanFork& fork, std::vector<float>& logits) {
+    fork.prefill_secs = prefill_secs_;
+    const std::optional<Propagation> propagation = plan.policy->Propagates();
+    if (!propagation) return MakeCache(plan, trace_);
+    const ResidualTap& tap = taps_.at(propagation->after_layer);
+    fork.prefill_secs = tap.secs;
+    PropagatedPrefill prefill = RunPropagated(decoder_, trace_, tap, *propagation, options_.prefill_chunk);
+    const PlanRequest request = plan.request;
+    plan = std::move(MakePlans(*prefill.trace, {request}, PlanningOptions())[0]);
+    KVSCOPE_CHECK(plan.policy->Propagates()->tokens == propagation->tokens);  // lower layers are the same
+    logits = std::move(prefill.logits);
+    return MakeCache(plan, *prefill.trace);
+  }
+
+  void RunGroup(std::vector<Plan>& plans, const std::vector<size_t>& row_from_plan, size_t first, size_t last,
                 double plan_secs) {
     std::vector<PlanFork> seen(last - first);
     std::vector<Fork> forks;
     for (size_t i = first; i < last; ++i) {
       const auto begin = Clock::now();
-      std::unique_ptr<PolicyCache> cache = MakeCache(plans[i]);
       PlanFork& fork = seen[i - first];
+      std::vector<float> logits = decision_logits_;
+      std::unique_ptr<PolicyCache> cache = Start(plans[i], fork, logits);
       fork.plan = &plans[i];
       fork.row = &rows_[row_from_plan[i]];
+      const PolicyCache& policy_cache = *cache;
+      forks.push_back({std::move(cache), std::move(logits)});
+      if (plans[i].request.FirstDecision() < decision_token_) FinishPrefill(forks.back(), fork);
       fork.plan_secs = plan_secs + SecondsSince(begin);
-      fork.prefill_bytes = cache->Bytes();
+      fork.prefill_bytes = policy_cache.Bytes();
       fork.bytes_peak = fork.prefill_bytes;
-      fork.entries = static_cast<double>(cache->num_entries());
-      forks.push_back({std::move(cache), decision_logits_});
+      fork.entries = static_cast<double>(policy_cache.num_entries());
     }
     const auto question_begin = Clock::now();
     FeedQuestion(forks);
     const double question_secs = SecondsSince(question_begin) / static_cast<double>(forks.size());
-    for (PlanFork& fork : seen) fork.first_token_secs = prefill_secs_ + fork.plan_secs + question_secs;
+    for (PlanFork& fork : seen) fork.first_token_secs = fork.prefill_secs + fork.plan_secs + question_secs;
     Report("forks", static_cast<int>(first), static_cast<int>(plans.size()));
     MeasureContinuation(forks, seen);
     if (prompt_.forced_ids.empty()) {
@@ -309,9 +350,11 @@ class LivePrompt {
     const ModelShape& shape = fork.plan->shape;
     const double full_bytes = fork.plan->FullBytes();
     ResultRow& figures = fork.row->figures;
-    AddKeptArrays(*fork.plan, fork.row->arrays);
+    if (options_.keeps_kept) AddKeptArrays(*fork.plan, fork.row->arrays);
+    AddNeedleArrays(*fork.plan, NeedleTokens(info_, decision_token_), fork.row->arrays);
     figures.Set("bits", MeanBits(*fork.plan));
     figures.Set("full_bytes", full_bytes);
+    figures.Set("prefill_bytes_peak", fork.prefill_peak > 0 ? fork.prefill_peak : full_bytes);
     figures.Set("kept_bytes_prefill", fork.prefill_bytes);
     figures.Set("kept_fraction", fork.prefill_bytes / full_bytes);
     figures.Set("kept_tokens", fork.entries / (shape.num_layers * shape.num_kv_heads));
@@ -335,6 +378,7 @@ class LivePrompt {
   const int decision_token_;
   MemoryTrace trace_;
   FullCache full_;
+  ResidualTaps taps_;
   double prefill_secs_ = 0;
   std::vector<float> decision_logits_;
   Fork reference_;

@@ -11,8 +11,8 @@
 // Test     tests/replay/policies/snapkv_test.cpp
 #include <algorithm>
 
-#include "core/error.h"
 #include "replay/head_reduction.h"
+#include "replay/pooling.h"
 #include "replay/registry.h"
 
 namespace kvscope {
@@ -23,20 +23,6 @@ struct SnapKvParameters {
   bool pools_by_max = false, reduces_first = false;
   Reduction reduction = Reduction::kMean;
 };
-
-// One-dimensional pooling as torch does it: stride 1, padding pool / 2; an average divides by `pool` at the borders
-// too, a maximum ignores what lies outside.
-std::vector<float> Pool(std::span<const float> values, int pool, bool by_max) {
-  const int size = static_cast<int>(values.size());
-  std::vector<float> pooled(size);
-  for (int i = 0; i < size; ++i) {
-    const int begin = std::max(0, i - pool / 2), end = std::min(size, i + pool / 2 + 1);
-    float result = values[begin];
-    for (int j = begin + 1; j < end; ++j) result = by_max ? std::max(result, values[j]) : result + values[j];
-    pooled[i] = by_max ? result : result / static_cast<float>(pool);
-  }
-  return pooled;
-}
 
 class SnapKv final : public Scorer {
  public:
@@ -94,9 +80,7 @@ std::unique_ptr<Scorer> Make(Params& params) {
   parameters.window =
       params.Int("window", as_kvpress ? 64 : 32, 1, 1 << 20, "queries that vote, and tokens that always stay");
   parameters.pool = params.Int("pool", 5, 1, 1023, "width of the smoothing, an odd number");
-  if (parameters.pool % 2 == 0) {
-    throw Error(StrCat(params.where(), ": pool: expected an odd number, found ", parameters.pool));
-  }
+  CheckPool(parameters.pool, params.where());
   parameters.pools_by_max = params.Choice("pooling", "avg", {"avg", "max"}, "how to smooth") == "max";
   const std::string reduce =
       params.Choice("reduce", "mean", {"mean", "max", "sum"}, "how the query heads of a KV head become one");

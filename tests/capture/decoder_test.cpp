@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "capture/full_cache.h"
@@ -162,6 +163,68 @@ TEST(Decoder, ChunksAndBatchesGiveTheSameBits) {
     for (int i = 0; i < hidden; ++i) ASSERT_EQ(part[8 * hidden + i], expected[begin / 8 * hidden + i]);
   }
   EXPECT_EQ(whole.Bytes(), a.Bytes());
+}
+
+// Runs layers 1 and up on some tokens' residual stream after layer 0, two chunks.
+struct FromLayerOne {
+  std::vector<float> hidden;                 // of all rows
+  std::map<int, std::vector<uint16_t>> key;  // [layer] bits of the second chunk's keys
+};
+
+FromLayerOne RunFromLayerOne(const Model& model, const std::vector<float>& residual, const std::vector<int>& tokens) {
+  const size_t width = model.config.hidden, half = tokens.size() / 2;
+  FullCache cache(model.config, DType::kF16);
+  Decoder decoder(model);
+  FromLayerOne result;
+  for (const auto& [begin, end] : {std::pair{size_t{0}, half}, {half, tokens.size()}}) {
+    std::vector<float> rows;
+    for (size_t i = begin; i < end; ++i)
+      rows.insert(rows.end(), residual.begin() + tokens[i] * width, residual.begin() + (tokens[i] + 1) * width);
+    const LayerObserver observer = [&](int layer, LayerChunk& chunk, const float*) {
+      for (const Half value : chunk.k.halves()) result.key[layer].push_back(value.bits);
+    };
+    const DecoderInput input{&cache, {},   begin == 0 ? LayerObserver{} : observer,
+                             {},     rows, std::span(tokens).subspan(begin, end - begin)};
+    const std::span<const float> hidden = decoder.Run({&input, 1}, 1);
+    result.hidden.insert(result.hidden.end(), hidden.begin(), hidden.end());
+  }
+  EXPECT_EQ(cache.num_tokens(), static_cast<int>(tokens.size()));
+  return result;
+}
+
+TEST(Decoder, ARunFromALayerOnGoesOnBitForBit) {
+  TinyGgufOptions options;
+  options.layers = 3, options.head_dim = 16, options.kv_heads = 1;
+  const std::unique_ptr<Model> model = LoadModel(GgufFile::FromBytes("tiny", TinyGgufBytes(options)));
+  std::vector<int> ids, all;
+  for (int i = 0; i < 40; ++i) ids.push_back((i * 37 + 5) % options.vocab), all.push_back(i);
+  FullCache cache(model->config, DType::kF16);
+  Decoder decoder(*model);
+  std::vector<float> residual;
+  const ResidualObserver tap = [&](int layer, std::span<const float> rows) {
+    if (layer == 0) residual.insert(residual.end(), rows.begin(), rows.end());
+  };
+  std::vector<float> expected;
+  for (int begin = 0; begin < 40; begin += 10) {
+    const DecoderInput input{&cache, std::span(ids).subspan(begin, 10), {}, tap};
+    const std::span<const float> rows = decoder.Run({&input, 1});
+    expected.insert(expected.end(), rows.begin(), rows.end());
+  }
+  ASSERT_EQ(residual.size(), expected.size());
+  EXPECT_EQ(RunFromLayerOne(*model, residual, all).hidden, expected);
+
+  // Without some tokens: keys of the next layer are those of the same positions, the ones above are not.
+  const std::vector<int> some{0, 3, 4, 9, 21, 30, 38, 39};
+  const FromLayerOne part = RunFromLayerOne(*model, residual, some);
+  const size_t dim = model->config.head_dim;
+  for (const int layer : {1, 2}) {
+    std::vector<uint16_t> full;
+    for (const int token : {21, 30, 38, 39}) {
+      const auto* key = static_cast<const Half*>(cache.Keys(layer, 0)) + token * dim;
+      for (size_t i = 0; i < dim; ++i) full.push_back(key[i].bits);
+    }
+    EXPECT_EQ(part.key.at(layer) == full, layer == 1) << layer;
+  }
 }
 
 TEST(Decoder, ATooLargeKeyStopsWithLayerAndToken) {

@@ -74,8 +74,9 @@ TEST_F(Live, TheFullPolicyIsTheFullCacheBitForBit) {
 
 TEST_F(Live, AForkInABatchGivesWhatItGivesAlone) {
   const std::vector<PlanRequest> requests{
-      Request("snapkv:window=4", 0.5),       Request("h2o", 0.4),   Request("tova", 0.3),
-      Request("snapkv@int4:window=4", 0.25), Request("adkvc", 0.5), Request("int8", 1.0)};
+      Request("snapkv:window=4", 0.5),         Request("h2o", 0.4),   Request("tova", 0.3),
+      Request("snapkv@int4:window=4", 0.25),   Request("adkvc", 0.5), Request("int8", 1.0),
+      Request("fastkv:window=4:tsp=0.4", 0.25)};
   for (const Protocol protocol : {Protocol::kPrompt, Protocol::kContext}) {
     const std::vector<Results::Row> together = Run(requests, protocol);
     for (size_t i = 0; i < requests.size(); ++i) {
@@ -168,8 +169,8 @@ TEST_F(Live, ForcedTextGivesPerplexity) {
 }
 
 TEST_F(Live, SmallMemoryForForksChangesNoFigure) {
-  const std::vector<PlanRequest> requests{Request("snapkv:window=4", 0.5), Request("tova", 0.3),
-                                          Request("random", 0.3)};
+  const std::vector<PlanRequest> requests{Request("snapkv:window=4", 0.5), Request("tova", 0.3), Request("random", 0.3),
+                                          Request("fastkv:window=4:tsp=0.4", 0.3)};
   const std::vector<Results::Row> expected = Run(requests);
   LiveOptions options;
   options.measures_speed = false;
@@ -179,9 +180,33 @@ TEST_F(Live, SmallMemoryForForksChangesNoFigure) {
 }
 
 TEST_F(Live, GuardsAboveTheBudgetAreRefused) {
-  LiveOptions options;
-  options.guards = {40, 40};
-  EXPECT_THROW(RunLive(decoder_, tokenizer_, prompt_, {Request("tova", 0.3)}, options), Error);
+  PlanRequest request = Request("tova", 0.3);
+  request.guards = {40, 40};
+  EXPECT_THROW(Run({request}), Error);
+}
+
+// A cache that is compressed as the prefill goes never holds the whole prompt.
+TEST_F(Live, ChunkedPrefillHoldsLessThanThePrompt) {
+  for (const std::string spec : {"adkvc:prefill_chunk=8:every=4", "h2o:prefill_chunk=8"}) {
+    const std::vector<Results::Row> rows = Run({Request(spec, 0.4), Request("full", 1.0)});
+    const ResultRow& figures = rows[0].figures;
+    EXPECT_EQ(figures.Text("refused_reason"), "") << spec;
+    EXPECT_LT(*figures.Number("prefill_bytes_peak"), 0.8 * *figures.Number("full_bytes")) << spec;
+    EXPECT_LT(*figures.Number("kept_fraction"), 0.65) << spec;
+    EXPECT_EQ(*rows[1].figures.Number("prefill_bytes_peak"), *figures.Number("full_bytes"));
+  }
+}
+
+// Early decision with room for all and no loss of bits: the same as never having compressed.
+TEST_F(Live, ChunkedPrefillWithRoomForAllIsTheFullCache) {
+  PlanRequest request = Request("h2o:prefill_chunk=8", 1.0);
+  request.budget = {BudgetSpec::Unit::kTokens, 1000};
+  prompt_.max_new = 1;  // after it the budget, the prompt's size, makes entries go
+  EXPECT_EQ(Run({request})[0].figures.Number("kl"), 0.0);
+}
+
+TEST_F(Live, RefusesAnOracleThatOnlyATraceCanServe) {
+  EXPECT_NE(Run({Request("adkvc:oracle=relevance", 0.4)})[0].figures.Text("refused_reason"), "");
 }
 
 }  // namespace

@@ -90,6 +90,15 @@ TEST(SelectSlots, ProtectedEntriesComeBeforeChunks) {
   EXPECT_THAT(SelectSlots(tokens, priority, {4}, 5), ElementsAre(0, 4, 5, 6, 7));
 }
 
+TEST(SelectSlots, AbsentEntriesAreInNoChunk) {
+  std::vector<int> tokens(8);
+  std::iota(tokens.begin(), tokens.end(), 0);
+  const float gone = kAbsentPriority;
+  const std::vector<float> priority{gone, 3, gone, gone, 2, 2, 2, 2};  // means 3 and 2
+  EXPECT_THAT(SelectSlots(tokens, priority, {4}, 3), ElementsAre(1, 4, 5));
+  EXPECT_THAT(SelectSlots(tokens, priority, {4}, 5), ElementsAre(1, 4, 5, 6, 7));
+}
+
 TEST(ProtectedPriority, TellsNewerTokensApart) {
   for (int token : {0, 1, 1000, 8191, 131072, (1 << 22) - 1}) {
     EXPECT_LT(ProtectedPriority(token), ProtectedPriority(token + 1)) << token;

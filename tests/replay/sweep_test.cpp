@@ -72,6 +72,14 @@ TEST(Sweep, QueryAwareIsWhoDecidedAtThePromptByReadingRows) {
   }
 }
 
+TEST(Sweep, APolicyThatPropagatesIsAnApproximationInReplay) {
+  const auto trace = MakeTinyTrace(kShape);
+  const PlanRequest request{PolicySpec::Parse("fastkv"), {BudgetSpec::Unit::kFraction, 0.5}, {}, 64};
+  EXPECT_EQ(DescribeRow(trace->info(), "tiny", request, Protocol::kPrompt, "replay", 0).Text("class_note"),
+            "later layers as of the whole prefill");
+  EXPECT_EQ(DescribeRow(trace->info(), "tiny", request, Protocol::kPrompt, "live", 0).Text("class_note"), "");
+}
+
 TEST(Sweep, BytesAreThoseOfTheKeptEntries) {
   const auto trace = MakeTinyTrace(kShape);
   const Results results = Replay(*trace, Options({"snapkv:window=4", "snapkv@int8:window=4"}, {0.5}));

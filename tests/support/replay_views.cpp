@@ -152,7 +152,12 @@ PerSlot PrioritiesAtDecision(const std::string& spec, const LayerView& view, int
   const std::unique_ptr<Policy> policy = PolicySpec::Parse(spec).MakePolicy({});
   policy->AfterLayer(view);
   policy->Allocate(view.shape(), {view.num_tokens(), uniform_entries});
-  return dynamic_cast<const ComposedPolicy&>(*policy).priority(view.layer_index());
+  PerSlot priority;
+  for (int kv_head = 0; kv_head < view.shape().num_kv_heads; ++kv_head) {
+    const std::span<const float> row = policy->Priority(view.layer_index(), kv_head);
+    priority.emplace_back(row.begin(), row.end());
+  }
+  return priority;
 }
 
 }  // namespace kvscope

@@ -118,7 +118,11 @@ TEST_P(Kvpress, ScoresAndKeptSetsAgree) {
     for (int layer = 0; layer < fixture.shape.num_layers; ++layer) policy->AfterLayer(fixture.View(layer, needs));
     const Budgets budgets = policy->Allocate(fixture.shape, {fixture.num_tokens, entries});
     for (int layer = 0; layer < fixture.shape.num_layers; ++layer) {
-      const PerSlot priority = dynamic_cast<const ComposedPolicy&>(*policy).priority(layer);
+      PerSlot priority;
+      for (int kv_head = 0; kv_head < fixture.shape.num_kv_heads; ++kv_head) {
+        const std::span<const float> ranked = policy->Priority(layer, kv_head);
+        priority.emplace_back(ranked.begin(), ranked.end());
+      }
       const LayerPlan plan = policy->Select(layer, budgets[layer]);
       for (int kv_head = 0; kv_head < fixture.shape.num_kv_heads; ++kv_head) {
         const size_t begin = (layer * fixture.shape.num_kv_heads + kv_head) * row;
