@@ -164,7 +164,8 @@ struct AblationTable {
     groups.push_back("cost");
     spans.push_back(has_speed + has_metadata + has_peak);
     if (has_speed) columns.push_back({"tokens/s", "decoding speed, mean over sizes"});
-    if (has_metadata) columns.push_back({"tracking", "bytes beside the cache"});
+    if (has_metadata)
+      columns.push_back({"metadata", "position ids; relevance and scales are in the cache's own bytes"});
     if (has_peak) columns.push_back({"prefill peak", "largest cache before the decision"});
   }
 

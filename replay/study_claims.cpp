@@ -43,6 +43,10 @@ Answer Smaller(const StudyTable& table, const std::string& policy, double fracti
   return answer;
 }
 
+std::string WithCount(const Estimate& estimate, const EstimateStyle& style) {
+  return EstimateText(estimate, style) + (estimate.n < kFewestPrompts ? "" : StrCat(", n = ", estimate.n));
+}
+
 Answer PerplexityRise(const StudyContext& context, const std::string& policy, double fraction) {
   std::vector<std::pair<double, double>> pairs;
   for (const StudyTable& table : context.perplexity) {
@@ -54,7 +58,7 @@ Answer PerplexityRise(const StudyContext& context, const std::string& policy, do
   answer.estimate = RelativeIncrease(pairs);
   answer.verdict = IsBelow(answer.estimate, kPerplexityBar);
   if (answer.estimate) {
-    answer.text = EstimateText(*answer.estimate, {1, 100, true}) + StrCat(" %, n = ", answer.estimate->n);
+    answer.text = WithCount(*answer.estimate, {.decimals = 1, .factor = 100, .unit = "\u00a0%"});
   }
   return answer;
 }
@@ -67,7 +71,7 @@ Answer Drop(const StudyTable& table, const std::string& policy, double fraction)
   answer.estimate = ShareDifferenceEstimate(pairs);
   answer.verdict = IsBelow(answer.estimate, kDropBar);
   if (answer.estimate) {
-    answer.text = EstimateText(*answer.estimate, {0, 100, true}) + StrCat(" points, n = ", answer.estimate->n);
+    answer.text = WithCount(*answer.estimate, {.decimals = 0, .factor = 100, .unit = " points"});
   }
   return answer;
 }

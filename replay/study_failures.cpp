@@ -56,6 +56,10 @@ std::vector<Case> CasesAt(const StudyTable& table, const std::string& method, do
   return cases;
 }
 
+std::string Prompts(size_t count) {
+  return StrCat(count, count == 1 ? " prompt" : " prompts");
+}
+
 bool Failed(const Case& one) {
   return one.mine->figures.Number("metric_value").value_or(1) < 1;
 }
@@ -183,13 +187,13 @@ void WriteProtocol(ReportPage& page, const StudyContext& context, const StudyTab
     std::copy_if(cases.begin(), cases.end(), std::back_inserter(failed), Failed);
     const std::string title = FractionText(fraction);
     if (failed.empty()) {
-      lines.push_back(StrCat(title, ": ", method, " answers all ", cases.size(),
-                             " prompts that the full cache answers; nearest to failing is ", CaseLine(cases[0])));
+      lines.push_back(StrCat(title, ": ", method, " answers all ", Prompts(cases.size()),
+                             " that the full cache answers; nearest to failing is ", CaseLine(cases[0])));
       nearest.push_back(cases[0]);
       continue;
     }
-    lines.push_back(StrCat(title, ": ", method, " fails on ", failed.size(), " of the ", cases.size(),
-                           " prompts that the full cache answers. Worst is ", CaseLine(failed[0])));
+    lines.push_back(StrCat(title, ": ", method, " fails on ", failed.size(), " of the ", Prompts(cases.size()),
+                           " that the full cache answers. Worst is ", CaseLine(failed[0])));
     failures.insert(failures.end(), failed.begin(), failed.end());
   }
   if (lines.empty()) {

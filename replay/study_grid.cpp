@@ -258,7 +258,7 @@ void WriteStudyDuels(ReportPage& page, const StudyContext& context, const StudyT
           const Duel duel = Fight(table, method, rival, fraction);
           row.cells.push_back(duel.nll ? VerdictText(duel.verdict) : "–");
           row.cells.push_back(duel.nll ? NatsText(*duel.nll) : "–");
-          row.cells.push_back(duel.accuracy ? EstimateText(*duel.accuracy, {0, 100, true}) : "–");
+          row.cells.push_back(duel.accuracy ? EstimateText(*duel.accuracy, {.decimals = 0, .factor = 100}) : "–");
         }
         rows.push_back(std::move(row));
       }

@@ -150,11 +150,13 @@ std::string PerplexitySentence(const StudyContext& context, const std::vector<Cl
   for (size_t i = 0; i < claim->answers.size(); ++i) {
     const Claim::Answer& answer = claim->answers[i];
     if (!answer.estimate) continue;
-    std::string part = StrCat(SignedText(answer.estimate->value, {1, 100, true}), "\u00a0% at ", kClaimFractions[i]);
+    std::string part =
+        StrCat(SignedText(answer.estimate->value, {.decimals = 1, .factor = 100}), "\u00a0% at ", kClaimFractions[i]);
     std::vector<std::string> others;
     for (const std::string& policy : StrongBaselines()) {
       const auto& other = claim->beside.at(policy)[i].estimate;
-      if (other) others.push_back(StrCat(policy, " ", SignedText(other->value, {1, 100, true}), "\u00a0%"));
+      if (other)
+        others.push_back(StrCat(policy, " ", SignedText(other->value, {.decimals = 1, .factor = 100}), "\u00a0%"));
     }
     if (!others.empty()) part += StrCat(" (", Listed(others), ")");
     parts.push_back(part);
@@ -225,9 +227,8 @@ std::vector<std::string> StudyFindings(const StudyContext& context, const std::v
                                   TallySentence(context, "also", "snapkv@int4 and h2o@int4")}) {
     if (!text.empty()) sentences.push_back(text);
   }
-  for (const StudyTable& table : context.main) {
-    for (const double fraction : table.fractions) {
-      if (fraction != 0.5 && fraction != 0.25) continue;
+  for (const double fraction : {0.25, 0.5}) {
+    for (const StudyTable& table : context.main) {
       if (const std::string text = RankSentence(context, table, fraction); !text.empty()) sentences.push_back(text);
     }
   }

@@ -111,8 +111,9 @@ std::string BestSentence(const StudyContext& context, const StudyTable& table) {
     const auto best = std::min_element(path.begin(), path.end(), [](const auto& a, const auto& b) {
       return *a.cell->Mean("answer_nll") < *b.cell->Mean("answer_nll");
     });
-    parts.push_back(StrCat("at ", fraction, " of the bytes ", CountText(best->half_life), " queries (",
-                           MeanText(best->cell, "answer_nll"), " nats, of ", path.size(), " half-lives)"));
+    parts.push_back(StrCat("at ", fraction, " of the bytes ", CountText(best->half_life),
+                           best->half_life == 1 ? " query (" : " queries (", MeanText(best->cell, "answer_nll"),
+                           " nats, of ", path.size(), " half-lives)"));
   }
   return parts.empty() ? "" : "The half-life with the lowest mean answer NLL: " + Listed(parts) + ".";
 }
@@ -133,8 +134,10 @@ void WriteHalfLifePath(ReportPage& page, const StudyContext& context, const Stud
     page.Figure(
         StrCat("half_life_", fraction), *chart,
         StrCat("Answer NLL of ", context.method(), " against the half-life of its relevance, ", FractionText(fraction),
-               ". The three policies that the path passes stand where they belong on it, on the same prompts; "
-               "they only evict, so what lies between them and the line is also the packing. Bars are one "
+               ". The policies that the path passes stand where they belong on it, on the same prompts: tova, which "
+               "hears the newest query alone, at the short end, snapkv at its window, observed_attention and "
+               "h2o, which never forget, at the long end. They only evict, so what lies between them and the "
+               "line is also the packing. Bars are one "
                "standard error over prompts."));
   }
   page.EndRow();

@@ -35,8 +35,8 @@ ReportPage::TableRow PerplexityRow(const StudyContext& context, const StudyTable
     const auto rise = is_full ? std::nullopt : Rise(table, name.label, fraction);
     row.cells.push_back(MeanText(cell, "perplexity", 4));
     row.cells.push_back(!rise         ? "–"
-                        : rise->n > 1 ? EstimateText(*rise, {1, 100, true})
-                                      : SignedText(rise->value, {1, 100, true}));
+                        : rise->n > 1 ? EstimateText(*rise, {.decimals = 1, .factor = 100})
+                                      : SignedText(rise->value, {.decimals = 1, .factor = 100}));
     row.cells.push_back(MeanText(cell, "kl"));
     const auto agreement = cell ? cell->Mean("top1_agreement") : std::nullopt;
     row.cells.push_back(agreement ? PercentText(*agreement, 1) : "–");

@@ -74,8 +74,9 @@ std::optional<RankCorrelation> Correlation(const Chosen& pairs, const ReplayFigu
 
 std::string CorrelationText(const std::optional<RankCorrelation>& rank) {
   if (!rank) return "–";
-  return StrCat(SignedText(rank->rho, {2, 1, false}), " (", SignedText(rank->low, {2, 1, false}), " to ",
-                SignedText(rank->high, {2, 1, false}), "; ", rank->n, ")");
+  return StrCat(SignedText(rank->rho, {.decimals = 2, .has_sign = false}), " (",
+                SignedText(rank->low, {.decimals = 2, .has_sign = false}), " to ",
+                SignedText(rank->high, {.decimals = 2, .has_sign = false}), "; ", rank->n, ")");
 }
 
 struct Choice {
@@ -97,7 +98,7 @@ std::vector<Choice> Choices(const Fidelity& fidelity) {
       budgets.push_back(pair.budget);
   }
   for (const std::string& budget : budgets) {
-    choices.push_back({"kept " + budget, {}});
+    choices.push_back({"all policies at " + budget, {}});
     for (const FidelityPair& pair : fidelity.pairs) {
       if (pair.budget == budget && pair.policy != "full") choices.back().pairs.push_back(&pair);
     }
@@ -144,7 +145,8 @@ std::vector<std::string> Sentences(const std::vector<Choice>& choices) {
       const auto rank = Correlation(choices[i].pairs, replay, LiveFigures()[1]);
       if (!rank) continue;
       (rank->low > 0 ? good : open)
-          .push_back(StrCat(replay.name, " over ", choices[i].name, " (", SignedText(rank->rho, {2, 1, false}), ")"));
+          .push_back(StrCat(replay.name, " over ", choices[i].name, " (",
+                            SignedText(rank->rho, {.decimals = 2, .has_sign = false}), ")"));
     }
   }
   std::vector<std::string> sentences;
@@ -200,7 +202,11 @@ void WriteStudyPrediction(ReportPage& page, const StudyContext& context) {
     if (const std::string title = table.Title(); !title.empty())
       page.Subheading(static_cast<char>(std::toupper(title[0])) + title.substr(1));
     const std::vector<Choice> choices = Choices(fidelity);
-    page.List(Sentences(choices));
+    std::vector<std::string> sentences = Sentences(choices);
+    std::set<std::string> prompts;
+    for (const Results::Row* row : RowsOfMode(table.data, "replay")) prompts.insert(PromptKey(row->figures));
+    sentences.push_back(StrCat("Prompts replayed: ", prompts.size(), "."));
+    page.List(sentences);
     const std::string suffix = table.protocol.empty() ? "" : "_" + table.protocol;
     page.BeginRow();
     TreatmentScatter(page, fidelity, kReplayFigures[0], "prediction_loss" + suffix);

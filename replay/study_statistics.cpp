@@ -106,14 +106,15 @@ std::string SignedText(double value, const EstimateStyle& style) {
 }
 
 std::string EstimateText(const Estimate& estimate, const EstimateStyle& style) {
-  if (estimate.n < kFewestPrompts) return StrCat(SignedText(estimate.value, style), " (n = ", estimate.n, ")");
-  return StrCat(SignedText(estimate.value, style), " (", SignedText(estimate.low, style), " to ",
+  if (estimate.n < kFewestPrompts)
+    return StrCat(SignedText(estimate.value, style), style.unit, " (n = ", estimate.n, ")");
+  return StrCat(SignedText(estimate.value, style), style.unit, " (", SignedText(estimate.low, style), " to ",
                 SignedText(estimate.high, style), ")");
 }
 
 std::string NatsText(const Estimate& estimate) {
   const double largest = std::max({std::fabs(estimate.value), std::fabs(estimate.low), std::fabs(estimate.high)});
-  return EstimateText(estimate, {largest < 0.095 ? 3 : 2, 1, true});
+  return EstimateText(estimate, {largest < 0.095 ? 3 : 2});
 }
 
 }  // namespace kvscope

@@ -34,11 +34,13 @@ enum class Verdict { kYes, kNo, kCannotTell, kNotRun };
 Verdict IsBelow(const std::optional<Estimate>& estimate, double bar);
 std::string VerdictText(Verdict verdict);  // "yes", "no", "cannot tell", "not run"
 
-// "−0.12 (−0.30 to 0.05)"; a plus sign before positive values where `has_sign`.
+// "−0.12 (−0.30 to 0.05)", or "−0.12 (n = 2)" where there is no interval; a plus sign before positive values where
+// `has_sign`.
 struct EstimateStyle {
   int decimals = 2;
   double factor = 1;  // 100 for percent
   bool has_sign = true;
+  std::string unit = {};  // after the value: " %"
 };
 std::string SignedText(double value, const EstimateStyle& style);
 std::string EstimateText(const Estimate& estimate, const EstimateStyle& style);
