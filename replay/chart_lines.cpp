@@ -51,19 +51,27 @@ void DrawSeries(Svg& svg, const Frame& frame, const ChartSeries& series, double 
   std::vector<Point> line;
   for (const ChartPoint& point : series.points)
     line.push_back({frame.x.Pixel(point.x) + shift, frame.y.Pixel(point.y)});
-  const PolicyLook& look = series.look;
+  PolicyLook look = series.look;
+  if (series.is_quiet) {
+    look.color = "#c4c1b8";
+    look.dash.clear();
+  }
   for (size_t i = 0; i < line.size(); ++i) {
     const ChartPoint& point = series.points[i];
-    if (!point.low || !point.high) continue;
+    if (!point.low || !point.high || series.is_quiet) continue;
     const double low = frame.y.Pixel(std::max(*point.low, std::min(frame.y.low, frame.y.high)));
     const double high = frame.y.Pixel(std::min(*point.high, std::max(frame.y.low, frame.y.high)));
     svg.Line(line[i].x, low, line[i].x, high, {.color = look.color, .width = 1, .opacity = 0.45});
   }
-  if (line.size() > 1)
-    svg.Polyline(line, {.color = look.color, .width = look.reference ? 1.1 : 1.7, .dash = look.dash});
+  const double width = series.is_strong ? 2.8 : look.reference || series.is_quiet ? 1.1 : 1.7;
+  if (line.size() > 1 && !series.is_scattered)
+    svg.Polyline(line, {.color = look.color, .width = width, .dash = look.dash});
   for (size_t i = 0; i < line.size(); ++i) {
-    svg.DrawMarker(look.marker, line[i].x, line[i].y, 3.4, look.color, look.filled,
-                   Tooltip(series, series.points[i], frame.x.unit, frame.y.unit));
+    svg.DrawMarker(look.marker, line[i].x, line[i].y,
+                   series.is_strong  ? 4.4
+                   : series.is_quiet ? 2.4
+                                     : 3.4,
+                   look.color, look.filled, Tooltip(series, series.points[i], frame.x.unit, frame.y.unit));
   }
 }
 
@@ -99,11 +107,15 @@ void AddAlong(std::vector<Box>& boxes, const ChartSeries& series, const Frame& f
   }
 }
 
-// References first, so that they lie behind.
+int DrawingRank(const ChartSeries& series) {
+  return series.is_quiet ? 0 : series.look.reference ? 1 : series.is_strong ? 3 : 2;
+}
+
+// Quiet ones first, then references, so that they lie behind; the strong one last.
 std::vector<const ChartSeries*> BackToFront(const std::vector<ChartSeries>& series) {
   std::vector<const ChartSeries*> sorted;
   for (const ChartSeries& one : series) sorted.push_back(&one);
-  std::stable_sort(sorted.begin(), sorted.end(), [](auto a, auto b) { return a->look.reference > b->look.reference; });
+  std::stable_sort(sorted.begin(), sorted.end(), [](auto a, auto b) { return DrawingRank(*a) < DrawingRank(*b); });
   return sorted;
 }
 
@@ -126,6 +138,7 @@ void DrawEndLabels(Svg& svg, const Frame& frame, const std::vector<const ChartSe
       const double x = frame.x.Pixel(point.x) + shifts[i], y = frame.y.Pixel(point.y);
       obstacles.push_back({x - 5, y - 5, x + 5, y + 5});
     }
+    if (series[i]->is_quiet) continue;
     const bool ends_late = end > frame.box.right - 0.16 * (frame.box.right - frame.box.left);
     if (ends_late || series[i]->points.size() > 1) {
       in_column.push_back(i);
@@ -179,10 +192,13 @@ Ranges RangesOf(const LineChartSpec& spec) {
 Svg LineChart(const LineChartSpec& spec) {
   KVSCOPE_CHECK(!spec.series.empty());
   const auto [x_range, y_range] = RangesOf(spec);
-  double label_width = 0;
-  for (const ChartSeries& series : spec.series) label_width = std::max(label_width, TextWidth(series.name, kLabelSize));
+  double label_width = 0, label_rows = 0;
+  for (const ChartSeries& series : spec.series) {
+    if (series.is_quiet) continue;
+    label_width = std::max(label_width, TextWidth(series.name, kLabelSize));
+    ++label_rows;
+  }
   const bool log_x = x_range.low > 0 && x_range.high / x_range.low > 8;
-  const double label_rows = static_cast<double>(spec.series.size());
   const double plot_height = std::max(230.0, kLabelGap * label_rows);
   Svg svg(spec.width, kTop + plot_height + kBottom, StrCat(spec.y_label, " against ", spec.x_label));
 
@@ -191,7 +207,7 @@ Svg LineChart(const LineChartSpec& spec) {
               NiceScale(y_range.low, y_range.high, spec.y_log, spec.y_unit)};
   const double left = TickColumn(frame.y), label_left = spec.width - label_width - 14;
   frame.box = {left, kTop, label_left - 18, kTop + plot_height};
-  const double dodge = 1.6 * static_cast<double>(std::min<size_t>(spec.series.size(), 12));
+  const double dodge = 1.6 * std::min(label_rows, 12.0);
   frame.x.first = spec.reverse_x ? frame.box.right - 10 : frame.box.left + 10;
   frame.x.last = spec.reverse_x ? frame.box.left + 10 : frame.box.right - 10;
   frame.y.first = frame.box.bottom;
@@ -204,8 +220,9 @@ Svg LineChart(const LineChartSpec& spec) {
   const auto order = BackToFront(spec.series);
   std::vector<double> shifts;
   std::vector<ChartSeries> sorted;
-  for (size_t i = 0; i < order.size(); ++i) {
-    const double t = order.size() < 2 ? 0 : static_cast<double>(i) / static_cast<double>(order.size() - 1) - 0.5;
+  double named = 0;  // beside each other; the pale ones stay where they are
+  for (const ChartSeries* one : order) {
+    const double t = label_rows < 2 || one->is_quiet ? 0 : named++ / (label_rows - 1) - 0.5;
     shifts.push_back(t * dodge);
   }
   for (size_t i = 0; i < order.size(); ++i) {

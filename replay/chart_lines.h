@@ -23,6 +23,9 @@ struct ChartSeries {
   std::string name;
   PolicyLook look;
   std::vector<ChartPoint> points;
+  // Among many lines: the one the chart is about, and those that only show the crowd (pale, without a label).
+  bool is_strong = false, is_quiet = false;
+  bool is_scattered = false;  // points without a line
 };
 
 struct LineChartSpec {

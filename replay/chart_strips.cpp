@@ -24,31 +24,41 @@ const Stroke kAxis{.color = std::string(kSoftInk), .width = 0.8};
 }  // namespace
 
 Svg IntervalChart(const IntervalChartSpec& spec) {
-  constexpr double kRow = 19, kPanel = 230, kGap = 74, kTop = 44;
-  double left = 0;
-  for (const auto& row : spec.rows) left = std::max(left, TextWidth(row.name, 11) + 12);
+  constexpr double kRow = 19, kPanel = 230, kTop = 44;
+  double left = 0, gap = 74;
+  for (const auto& row : spec.rows) {
+    left = std::max(left, TextWidth(row.name, 11, row.marks.empty()) + 12);
+    for (const auto& mark : row.marks) gap = std::max(gap, mark ? TextWidth(mark->text, 10) + 28 : 0);
+  }
   const double height = kTop + kRow * static_cast<double>(spec.rows.size());
-  const double width = left + static_cast<double>(spec.panels.size()) * (kPanel + kGap);
+  const double width = left + static_cast<double>(spec.panels.size()) * (kPanel + gap);
   Svg svg(width, height + 42, spec.x_label + " with 95 % intervals");
+  const bool is_share = spec.unit == Unit::kPercent && spec.low == 0 && spec.high == 1;
+  const std::vector<double> ticks =
+      is_share ? std::vector<double>{0.0, 0.25, 0.5, 0.75, 1.0} : RoundTicks(spec.low, spec.high, 5);
+  const std::vector<std::string> texts = TickTexts(ticks, spec.unit);
   for (size_t panel = 0; panel < spec.panels.size(); ++panel) {
-    const double x0 = left + static_cast<double>(panel) * (kPanel + kGap);
-    const Scale scale{0, 1, x0, x0 + kPanel, false, Unit::kPercent};
+    const double x0 = left + static_cast<double>(panel) * (kPanel + gap);
+    const Scale scale{spec.low, spec.high, x0, x0 + kPanel, false, spec.unit};
+    const auto pixel = [&](double value) { return scale.Pixel(std::clamp(value, spec.low, spec.high)); };
     svg.Text(x0, 14, spec.panels[panel], {.size = 11, .bold = true});
-    for (const double tick : {0.0, 0.25, 0.5, 0.75, 1.0}) {
-      svg.Line(scale.Pixel(tick), kTop - 12, scale.Pixel(tick), height, kThin);
-      svg.Text(scale.Pixel(tick), height + 16, PercentText(tick), With(kSoft, Anchor::kMiddle));
+    for (size_t i = 0; i < ticks.size(); ++i) {
+      svg.Line(pixel(ticks[i]), kTop - 12, pixel(ticks[i]), height, kThin);
+      svg.Text(pixel(ticks[i]), height + 16, texts[i], With(kSoft, Anchor::kMiddle));
     }
+    if (spec.level) svg.Line(pixel(*spec.level), kTop - 12, pixel(*spec.level), height, {.width = 1.1});
     svg.Text(x0 + kPanel / 2, height + 34, spec.x_label, {.size = 11, .anchor = Anchor::kMiddle});
     for (size_t i = 0; i < spec.rows.size(); ++i) {
       const auto& row = spec.rows[i];
       const double y = kTop + kRow * (static_cast<double>(i) + 0.25);
-      if (panel == 0) svg.Text(left - 10, y + 4, row.name, {.size = 11, .anchor = Anchor::kEnd});
+      if (panel == 0)
+        svg.Text(left - 10, y + 4, row.name, {.size = 11, .anchor = Anchor::kEnd, .bold = row.marks.empty()});
       if (panel >= row.marks.size() || !row.marks[panel]) continue;
       const auto& mark = *row.marks[panel];
-      svg.Line(scale.Pixel(mark.low), y, scale.Pixel(mark.high), y, {.color = row.look.color, .width = 1.6});
-      svg.DrawMarker(
-          row.look.marker, scale.Pixel(mark.value), y, 4, row.look.color, row.look.filled,
-          StrCat(row.name, ": ", mark.text, ", 95 % interval ", PercentText(mark.low), " to ", PercentText(mark.high)));
+      svg.Line(pixel(mark.low), y, pixel(mark.high), y, {.color = row.look.color, .width = 1.6});
+      svg.DrawMarker(row.look.marker, pixel(mark.value), y, 4, row.look.color, row.look.filled,
+                     StrCat(row.name, ": ", mark.text, ", 95 % interval ", Formatted(mark.low, spec.unit), " to ",
+                            Formatted(mark.high, spec.unit)));
       svg.Text(x0 + kPanel + 12, y + 4, mark.text, kSoft);
     }
   }

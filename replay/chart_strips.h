@@ -14,9 +14,12 @@
 
 namespace kvscope {
 
-// One dot per policy with its 95 % interval; one panel per budget.
+// One dot per policy with its 95 % interval; one panel per budget. Marks outside the axis are drawn at its edge.
 struct IntervalChartSpec {
   std::string x_label;
+  double low = 0, high = 1;  // of the axis
+  Unit unit = Unit::kPercent;
+  std::optional<double> level;  // a heavier line: no difference
   struct Mark {
     double value, low, high;
     std::string text;  // "4 of 5"
@@ -24,7 +27,7 @@ struct IntervalChartSpec {
   struct Row {
     std::string name;
     PolicyLook look;
-    std::vector<std::optional<Mark>> marks;  // one per panel
+    std::vector<std::optional<Mark>> marks;  // one per panel; none at all: the row is a heading
   };
   std::vector<std::string> panels;  // headers
   std::vector<Row> rows;            // top to bottom

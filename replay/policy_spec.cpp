@@ -22,17 +22,11 @@ std::vector<std::string> NamesOf(const std::map<std::string, Info>& infos) {
   return names;
 }
 
-// A spec taken apart, nothing looked up. An empty part was not given.
-struct Pieces {
-  std::string scorer, allocator, chunk, store, reader;
-  std::map<std::string, std::string> values;
-};
-
 std::string Where(const std::string& text) {
   return StrCat("policy '", text, "'");
 }
 
-void SplitHead(const std::string& head, const std::string& where, Pieces& pieces) {
+void SplitHead(const std::string& head, const std::string& where, SpecPieces& pieces) {
   const std::string marks = "+/@&";
   size_t begin = 0, last_mark = 0;
   std::string* target = &pieces.scorer;
@@ -57,9 +51,11 @@ void SplitHead(const std::string& head, const std::string& where, Pieces& pieces
   }
 }
 
-Pieces Split(const std::string& text) {
+}  // namespace
+
+SpecPieces SplitSpec(const std::string& text) {
   const std::string where = Where(text);
-  Pieces pieces;
+  SpecPieces pieces;
   size_t end = std::min(text.find(':'), text.size());
   SplitHead(text.substr(0, end), where, pieces);
   while (end < text.size()) {
@@ -77,12 +73,14 @@ Pieces Split(const std::string& text) {
   return pieces;
 }
 
+namespace {
+
 // A combination stands for another spec; what the user adds wins over it.
-Pieces Expand(const Pieces& given) {
+SpecPieces Expand(const SpecPieces& given) {
   const auto combination = Combinations().find(given.scorer);
   if (combination == Combinations().end()) return given;
-  Pieces pieces = Split(combination->second.spec);
-  for (const auto part : {&Pieces::allocator, &Pieces::chunk, &Pieces::store, &Pieces::reader}) {
+  SpecPieces pieces = SplitSpec(combination->second.spec);
+  for (const auto part : {&SpecPieces::allocator, &SpecPieces::chunk, &SpecPieces::store, &SpecPieces::reader}) {
     if (!(given.*part).empty()) pieces.*part = given.*part;
   }
   for (const auto& [key, value] : given.values) pieces.values[key] = value;
@@ -239,8 +237,8 @@ PolicySpec PolicySpec::Parse(const std::string& text) {
     throw Error(StrCat("policy spec: expected printable ASCII, found byte ", byte, " at character ", place + 1));
   }
   const std::string where = Where(text);
-  const Pieces given = Split(text);
-  const Pieces pieces = Expand(given);
+  const SpecPieces given = SplitSpec(text);
+  const SpecPieces pieces = Expand(given);
   PolicySpec spec;
   spec.text = text;
   spec.scorer = pieces.scorer;

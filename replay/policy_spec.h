@@ -14,6 +14,13 @@
 
 namespace kvscope {
 
+// A spec taken apart as written: nothing looked up, combinations not expanded. An empty part was not given.
+struct SpecPieces {
+  std::string scorer, allocator, chunk, store, reader;  // chunk: "chunk=8" or "block=32"
+  std::map<std::string, std::string> values;
+};
+SpecPieces SplitSpec(const std::string& text);  // throws Error where the text has no such form
+
 // What the user asked to keep. The prompt (or context) before the decision is the whole.
 struct BudgetSpec {
   enum class Unit { kFraction, kTokens, kCompressionRatio };  // the last in kvpress's sense: the part removed

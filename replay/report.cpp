@@ -47,7 +47,9 @@ std::string Subtitle(const ReportData& data) {
   return text;
 }
 
-void WriteWhole(const std::string& path, const std::string& text) {
+}  // namespace
+
+void WriteWholeFile(const std::string& path, const std::string& text) {
   const std::string temporary = path + ".part";
   std::ofstream out(temporary, std::ios::binary);
   out << text;
@@ -56,12 +58,9 @@ void WriteWhole(const std::string& path, const std::string& text) {
   if (out) std::filesystem::rename(temporary, path, failure);
   if (!out || failure) {
     std::remove(temporary.c_str());
-    throw Error(
-        StrCat(path, ": the report cannot be written; check that the folder exists, is writable and has space"));
+    throw Error(StrCat(path, ": the page cannot be written; check that the folder exists, is writable and has space"));
   }
 }
-
-}  // namespace
 
 std::vector<const Results::Row*> RowsOfMode(const ReportData& data, std::string_view mode) {
   std::vector<const Results::Row*> rows;
@@ -135,7 +134,7 @@ std::vector<std::string> WriteReport(const std::vector<Results>& inputs, const R
   for (const ReportData& data : groups) subtitles.push_back(Subtitle(data));
   std::string subtitle;
   for (const std::string& text : subtitles) subtitle += (subtitle.empty() ? "" : "; ") + text;
-  WriteWhole(options.path, page.Html(subtitle));
+  WriteWholeFile(options.path, page.Html(subtitle));
   return page.pictures();
 }
 

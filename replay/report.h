@@ -22,4 +22,7 @@ struct ReportOptions {
 // paths of the pictures.
 std::vector<std::string> WriteReport(const std::vector<Results>& inputs, const ReportOptions& options);
 
+// The file appears only when complete. Throws Error.
+void WriteWholeFile(const std::string& path, const std::string& text);
+
 }  // namespace kvscope

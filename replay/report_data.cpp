@@ -22,7 +22,7 @@ int ReferenceRank(const PolicyName& name) {
 
 std::string GuardText(const ResultRow& row) {
   const double sinks = row.Number("guard_sinks").value_or(0), recent = row.Number("guard_recent").value_or(0);
-  return sinks == 0 && recent == 0 ? "no guards" : StrCat("guards ", sinks, "+", recent);
+  return sinks == 0 && recent == 0 ? "" : StrCat("guards ", sinks, "+", recent);
 }
 
 template <typename Value>
@@ -65,6 +65,7 @@ void AddRow(ReportData& data, const Results::Row& row, const std::string& label)
 Budget BudgetOf(const ResultRow& row) {
   if (const auto asked = row.Number("keep_fraction_asked")) return {asked, StrCat(*asked)};
   if (const auto removed = row.Number("compression_ratio")) return {1 - *removed, StrCat("removed ", *removed)};
+  if (row.Text("class").starts_with("quanti")) return {std::nullopt, ""};  // packs every entry, whatever the budget
   const auto kept = row.Number("kept_tokens"), context = row.Number("context");
   if (kept && context && *context > 0 && *kept < 0.999 * *context && row.Text("policy") != "full") {
     return {*kept / *context, StrCat(std::lround(*kept), " tokens")};
@@ -77,7 +78,7 @@ std::vector<std::string> PolicyLabels(const std::vector<const ResultRow*>& rows)
   for (const ResultRow* row : rows) {
     auto& [protocols, guards, growths] = variants[row->Text("policy")];
     if (row->Has("protocol")) protocols.insert(row->Text("protocol"));
-    if (row->Has("guard_sinks") || row->Has("guard_recent")) guards.insert(GuardText(*row));
+    guards.insert(GuardText(*row));
     if (row->Has("growth")) growths.insert(row->Text("growth"));
   }
   std::vector<std::string> labels;
@@ -86,7 +87,7 @@ std::vector<std::string> PolicyLabels(const std::vector<const ResultRow*>& rows)
     std::string label = row->Text("policy");
     if (label.empty()) label = "(unnamed)";
     if (protocols.size() > 1) label += StrCat(" · at ", row->Text("protocol"));
-    if (guards.size() > 1) label += StrCat(" · ", GuardText(*row));
+    if (guards.size() > 1 && !GuardText(*row).empty()) label += StrCat(" · ", GuardText(*row));
     if (growths.size() > 1) label += StrCat(" · ", row->Text("growth"));
     labels.push_back(label);
   }
@@ -205,13 +206,20 @@ const Cell* ReportData::Full(std::string_view mode) const {
 }
 
 std::vector<ReportData> GatherReportData(const Results& results) {
-  std::vector<const ResultRow*> rows;
-  for (const Results::Row& row : results.rows) rows.push_back(&row.figures);
-  const std::vector<std::string> labels = PolicyLabels(rows);
+  std::vector<const Results::Row*> rows;
+  for (const Results::Row& row : results.rows) rows.push_back(&row);
+  return GatherReportData(rows, results.traces);
+}
+
+std::vector<ReportData> GatherReportData(const std::vector<const Results::Row*>& rows,
+                                         const std::vector<Results::Trace>& traces) {
+  std::vector<const ResultRow*> all_figures;
+  for (const Results::Row* row : rows) all_figures.push_back(&row->figures);
+  const std::vector<std::string> labels = PolicyLabels(all_figures);
   std::vector<ReportData> groups;
   std::map<std::string, size_t> group_of_run;
-  for (size_t i = 0; i < results.rows.size(); ++i) {
-    const ResultRow& figures = results.rows[i].figures;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const ResultRow& figures = rows[i]->figures;
     const std::string model = figures.Text("model"), task = figures.Text("task");
     const auto same = [&](const ReportData& group) { return group.model == model && group.task == task; };
     auto group = std::find_if(groups.begin(), groups.end(), same);
@@ -222,9 +230,9 @@ std::vector<ReportData> GatherReportData(const Results& results) {
       group->task = task;
     }
     group_of_run[figures.Text("run_id")] = static_cast<size_t>(group - groups.begin());
-    AddRow(*group, results.rows[i], labels[i]);
+    AddRow(*group, *rows[i], labels[i]);
   }
-  for (const Results::Trace& trace : results.traces) {
+  for (const Results::Trace& trace : traces) {
     const auto known = group_of_run.find(trace.run_id);
     if (known != group_of_run.end()) groups[known->second].traces.push_back(&trace);
   }

@@ -80,6 +80,9 @@ struct ReportData {
 };
 // One per (model, task), in the order of appearance. `results` must outlive the answer.
 std::vector<ReportData> GatherReportData(const Results& results);
+// The same of some of the rows.
+std::vector<ReportData> GatherReportData(const std::vector<const Results::Row*>& rows,
+                                         const std::vector<Results::Trace>& traces);
 
 // 12 or 12.3: counts of whole things, or means of counts.
 std::string CountText(double count);

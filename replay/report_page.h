@@ -29,7 +29,7 @@ class ReportPage {
   void EndRow();
 
   struct Column {
-    std::string name, help;
+    std::string name, help = {};
     bool left = false;
   };
   struct TableRow {

@@ -46,10 +46,7 @@ void RelevanceHistogram(ReportPage& page, const SectionContext& context) {
               "threshold on relevance can keep the needle alone.");
 }
 
-struct AucStat {
-  std::string name;
-  NamedArray mean;
-};
+}  // namespace
 
 std::vector<AucStat> AucStats(const ReportData& data) {
   std::vector<AucStat> stats;
@@ -65,6 +62,20 @@ std::vector<AucStat> AucStats(const ReportData& data) {
   }
   return stats;
 }
+
+MatrixPanel HeadPanel(const NamedArray& array) {
+  MatrixPanel panel;
+  panel.columns = static_cast<int>(array.shape[0]);
+  panel.rows = static_cast<int>(array.shape[1]);
+  for (int head = 0; head < panel.rows; ++head) {
+    for (int layer = 0; layer < panel.columns; ++layer) {
+      panel.values.push_back(array.values[static_cast<size_t>(layer) * panel.rows + head]);
+    }
+  }
+  return panel;
+}
+
+namespace {
 
 // "last32_before_question" -> "last32 before question".
 std::string StatTitle(const AucStat& stat) {
@@ -110,16 +121,9 @@ void WriteRelevance(ReportPage& page, const SectionContext& context) {
   spec.alt = "AUC of relevance for needle tokens, by layer and head";
   int layers = 0, heads = 0;
   for (const AucStat& stat : stats) {
-    MatrixPanel panel;
-    panel.columns = static_cast<int>(stat.mean.shape[0]);
-    panel.rows = static_cast<int>(stat.mean.shape[1]);
+    MatrixPanel panel = HeadPanel(stat.mean);
     layers = std::max(layers, panel.columns);
     heads = std::max(heads, panel.rows);
-    for (int head = 0; head < panel.rows; ++head) {
-      for (int layer = 0; layer < panel.columns; ++layer) {
-        panel.values.push_back(stat.mean.values[static_cast<size_t>(layer) * panel.rows + head]);
-      }
-    }
     panel.title = StatTitle(stat);
     panel.note = "mean " + NumberText(MeanOf(stat.mean), 2);
     spec.panels.push_back(std::move(panel));

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "replay/chart_matrix.h"
 #include "replay/fidelity.h"
 #include "replay/report_data.h"
 #include "replay/report_page.h"
@@ -39,6 +40,14 @@ std::vector<std::string> AxisNames(const ReportData& data, std::string_view attr
 std::string BudgetTitle(const Budget& budget);
 // Mean of an array over traces; absent when no trace has it. Traces of another shape are left out.
 std::optional<NamedArray> MeanTraceArray(const ReportData& data, std::string_view name);
+// [layer, head] as a panel with heads down and layers across.
+MatrixPanel HeadPanel(const NamedArray& array);
+// "last32 before question" of needle_auc_last32_before_question.
+struct AucStat {
+  std::string name;
+  NamedArray mean;  // over traces
+};
+std::vector<AucStat> AucStats(const ReportData& data);
 double MeanOf(const NamedArray& array);  // NaN entries left out; NaN when nothing is left
 std::optional<double> NumberAttribute(const Results::Trace& trace, const std::string& name);
 std::vector<double> Doubles(const std::vector<float>& values);
