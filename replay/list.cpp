@@ -219,12 +219,12 @@ std::string Explain(const std::string& name) {
     for (int head_dim : {64, 128}) {
       Params params;
       const std::unique_ptr<Store> store = info.make(params);
-      out << "bytes     " << store->BytesPerEntry(head_dim, head_dim);
+      out << "bytes     " << store->BytesPerEntry(head_dim, head_dim) << " per entry at head dimension " << head_dim
+          << " (fp16: " << 4 * head_dim << ")";
       for (const uint8_t bits : store->ladder()) {
-        if (bits != store->ladder()[0])
-          out << ", or at " << int{bits} << " bits " << store->BytesPerEntry(head_dim, head_dim, bits);
+        out << "; at " << int{bits} << " bits " << store->BytesPerEntry(head_dim, head_dim, bits);
       }
-      out << ", per entry at head dimension " << head_dim << " (fp16: " << 4 * head_dim << ")\n";
+      out << '\n';
     }
     WriteParameters(out, ParametersOf(info));
   }
