@@ -28,28 +28,53 @@ class SmallLayer final : public LayerView {
   const ModelShape& shape() const override { return kShape; }
   int num_tokens() const override { return kTokens; }
   std::span<const float> Statistic(const StatisticSpec&, int) const override { return values_; }
-  std::vector<float> Keys(int) const override { return {}; }
-  std::vector<float> Values(int) const override { return {}; }
+  std::vector<float> Keys(int) const override { return Rows(); }
+  std::vector<float> Values(int) const override { return Rows(); }
+  std::vector<float> LargestQuery(int) const override { return std::vector<float>(kShape.head_dim_k, 2.0f); }
   uint64_t seed() const override { return 1; }
 
  private:
+  static std::vector<float> Rows() {
+    std::vector<float> rows(static_cast<size_t>(kTokens) * kShape.head_dim_k);
+    for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i * 37 % 101) - 50.0f;
+    return rows;
+  }
+
   int layer_index_;
   std::vector<float> values_;
 };
+
+PolicyBudget BudgetOf(const PolicyNeeds& needs, const Store& store) {
+  PolicyBudget budget{kTokens, kEntries};
+  budget.num_rows = kShape.num_layers * kShape.num_kv_heads;
+  for (const uint8_t bits : store.ladder()) {
+    budget.entry_bytes[bits] =
+        store.BytesPerEntry(kShape.head_dim_k, kShape.head_dim_v, bits) + needs.state_bytes_per_entry;
+  }
+  budget.bytes = budget.entry_bytes[16] * kEntries * budget.num_rows;
+  return budget;
+}
 
 void CheckDecision(const PolicySpec& spec, const Guards& guards) {
   const std::unique_ptr<Policy> policy = spec.MakePolicy(guards);
   const PolicyNeeds needs = policy->Needs(kShape);
   for (int layer = 0; layer < kShape.num_layers; ++layer) policy->AfterLayer(SmallLayer(layer));
-  const Budgets budgets = policy->Allocate(kShape, {kTokens, kEntries});
+  const PolicyBudget budget = BudgetOf(needs, *spec.MakeStore());
+  const Budgets budgets = policy->Allocate(kShape, budget);
   size_t kept = 0;
+  double bytes = 0;
   for (int layer = 0; layer < kShape.num_layers; ++layer) {
     for (const HeadPlan& plan : policy->Select(layer, budgets[layer])) {
       kept += plan.keep.size();
+      for (const uint8_t bits : plan.bits) bytes += budget.entry_bytes[bits];
       for (size_t i = 0; i < plan.keep.size(); ++i) Require(i == 0 || plan.keep[i - 1] < plan.keep[i]);
     }
   }
-  if (!needs.fixed_rate && !needs.oracle) Require(kept <= size_t{kEntries} * kShape.num_layers * kShape.num_kv_heads);
+  if (needs.spends_bits) {
+    Require(bytes <= budget.bytes * (1 + 1e-9));
+  } else if (!needs.fixed_rate && !needs.oracle) {
+    Require(kept <= size_t{kEntries} * kShape.num_layers * kShape.num_kv_heads);
+  }
 }
 
 }  // namespace
@@ -66,8 +91,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     Require(message.starts_with("policy ") && message.find('\n') == std::string::npos && message.size() < 4000);
     return 0;
   }
-  std::string again = spec.scorer + (spec.allocator == "uniform" ? "" : "+" + spec.allocator);
-  again += "@" + spec.store + (spec.parameters.empty() ? "" : ":" + spec.parameters);
+  std::string again = spec.scorer + "+" + spec.allocator + "@" + spec.store;
+  again += (spec.parameters.empty() ? "" : ":" + spec.parameters);
   Require(PolicySpec::Parse(again).parameters == spec.parameters);
   Require(spec.MakeStore()->Make(8, 8)->bytes() == 0);
   CheckDecision(spec, {});
