@@ -30,7 +30,12 @@ struct Step {
 
 // The lower convex hull of the steps up to `highest` bits: bytes ascending, distortion falling, each step gaining less
 // per byte than the one before. The first is to be dropped, or the lowest bits for entries that must stay.
-std::vector<Step> HullUpTo(const SpendingView& view, std::span<const uint8_t> allowed, int highest, bool may_drop) {
+struct Hull {
+  std::vector<Step> steps;
+  std::vector<double> gain;  // [step] per byte, of going to the next, for an entry of weight 1
+};
+
+Hull HullUpTo(const SpendingView& view, std::span<const uint8_t> allowed, int highest, bool may_drop) {
   std::vector<Step> steps;
   if (may_drop) steps.push_back({});
   for (size_t i = view.ladder.size(); i-- > 0;) {  // ascending bits
@@ -42,15 +47,19 @@ std::vector<Step> HullUpTo(const SpendingView& view, std::span<const uint8_t> al
     const size_t i = LadderIndex(view.ladder, highest);
     steps.push_back({view.ladder[i], view.entry_bytes[i], view.distortion[i]});
   }
-  std::vector<Step> hull;
+  Hull hull;
   const auto gain = [](const Step& from, const Step& to) {
     return (from.distortion - to.distortion) / (to.bytes - from.bytes);
   };
   for (const Step& step : steps) {
-    if (!hull.empty() && (step.distortion >= hull.back().distortion || step.bytes <= hull.back().bytes)) continue;
-    while (hull.size() >= 2 && gain(hull.back(), step) >= gain(hull[hull.size() - 2], hull.back())) hull.pop_back();
-    hull.push_back(step);
+    std::vector<Step>& chosen = hull.steps;
+    if (!chosen.empty() && (step.distortion >= chosen.back().distortion || step.bytes <= chosen.back().bytes)) continue;
+    while (chosen.size() >= 2 && gain(chosen.back(), step) >= gain(chosen[chosen.size() - 2], chosen.back())) {
+      chosen.pop_back();
+    }
+    chosen.push_back(step);
   }
+  for (size_t i = 0; i + 1 < hull.steps.size(); ++i) hull.gain.push_back(gain(hull.steps[i], hull.steps[i + 1]));
   return hull;
 }
 
@@ -66,7 +75,16 @@ class Search {
   Search(const SpendingView& view, const LambdaParameters& parameters, size_t floor_entries) : view_(view) {
     for (size_t row = 0; row < view.rows.size(); ++row) {
       const SpendingView::Row& slots = view.rows[row];
-      const std::vector<int> order = MostFirst(slots);
+      std::vector<int> order;
+      for (size_t slot = 0; slot < slots.bits_now.size(); ++slot) {
+        if (slots.bits_now[slot] > 0) order.push_back(static_cast<int>(slot));
+      }
+      if (floor_entries < order.size()) {  // those that must stay come first; of equal priority the lower token
+        std::nth_element(
+            order.begin(), order.begin() + static_cast<int64_t>(floor_entries), order.end(), [&](int a, int b) {
+              return slots.priority[a] != slots.priority[b] ? slots.priority[a] > slots.priority[b] : a < b;
+            });
+      }
       for (size_t rank = 0; rank < order.size(); ++rank) {
         const int slot = order[rank];
         const auto key = std::pair{int{slots.bits_now[slot]}, rank >= floor_entries};
@@ -74,27 +92,22 @@ class Search {
         if (found == hulls_.end()) {
           found = hulls_.emplace(key, HullUpTo(view, parameters.ladder, key.first, key.second)).first;
         }
-        const double weight = std::pow(std::max(0.0, double{slots.priority[slot]}), parameters.power);
+        double weight = std::max(0.0, double{slots.priority[slot]});
+        if (parameters.power != 1) weight = std::pow(weight, parameters.power);
         items_.push_back({weight, &found->second, 0, static_cast<int>(row), slot});
       }
     }
   }
 
   Bits Run() {
-    double low = -120, high = 120;  // log10 of lambda: beyond any weight over bytes
-    SetSteps(std::pow(10, low));
+    SetSteps(-1);  // everything rises
     if (BytesInUse() > view_.bytes) {
-      for (int i = 0; i < kIterations; ++i) {
-        const double middle = (low + high) / 2;
-        SetSteps(std::pow(10, middle));
-        (BytesInUse() > view_.bytes ? low : high) = middle;
-      }
-      SetSteps(std::pow(10, high));
+      FindLambda();
       SpendTheRest();
     }
     Bits bits;
     for (const SpendingView::Row& row : view_.rows) bits.emplace_back(row.priority.size());
-    for (const Item& item : items_) bits[item.row][item.slot] = (*item.hull)[item.step].bits;
+    for (const Item& item : items_) bits[item.row][item.slot] = item.Now().bits;
     return bits;
   }
 
@@ -102,16 +115,37 @@ class Search {
   static constexpr int kIterations = 60;
   struct Item {
     double weight = 0;
-    const std::vector<Step>* hull = nullptr;
+    const Hull* hull = nullptr;
     size_t step = 0;
     int row = 0, slot = 0;
-    // What the next step up gains per byte.
-    double Gain() const {
-      const Step &from = (*hull)[step], &to = (*hull)[step + 1];
-      return weight * (from.distortion - to.distortion) / (to.bytes - from.bytes);
-    }
-    bool CanRise() const { return step + 1 < hull->size(); }
+    const Step& Now() const { return hull->steps[step]; }
+    bool CanRise() const { return step + 1 < hull->steps.size(); }
+    double Gain() const { return weight * hull->gain[step]; }  // of rising, per byte
+    double Cost() const { return hull->steps[step + 1].bytes - Now().bytes; }
   };
+
+  // Bisects log lambda until what is left over is less than any step costs.
+  void FindLambda() {
+    double highest_gain = 0, least_cost = view_.bytes;
+    SetSteps(std::numeric_limits<double>::infinity());
+    for (const Item& item : items_) {
+      if (item.CanRise()) highest_gain = std::max(highest_gain, item.Gain());
+    }
+    for (const auto& [key, hull] : hulls_) {
+      for (size_t i = 0; i + 1 < hull.steps.size(); ++i) {
+        least_cost = std::min(least_cost, hull.steps[i + 1].bytes - hull.steps[i].bytes);
+      }
+    }
+    double high = std::log(std::max(highest_gain, 1e-300)) + 1, low = high - 200;  // at high nothing rises
+    for (int i = 0; i < kIterations; ++i) {
+      const double middle = (low + high) / 2;
+      SetSteps(std::exp(middle));
+      const double rest = view_.bytes - BytesInUse();
+      (rest < 0 ? low : high) = middle;
+      if (rest >= 0 && rest < least_cost) return;
+    }
+    SetSteps(std::exp(high));
+  }
 
   void SetSteps(double lambda) {
     for (Item& item : items_) {
@@ -122,30 +156,34 @@ class Search {
 
   double BytesInUse() const {
     double bytes = 0;
-    for (const Item& item : items_) bytes += (*item.hull)[item.step].bytes;
+    for (const Item& item : items_) bytes += item.Now().bytes;
     return bytes;
   }
 
   void SpendTheRest() {
+    struct Rise {
+      double gain;
+      int token;
+      Item* item;
+    };
     double rest = view_.bytes - BytesInUse();
-    std::vector<Item*> order;
+    std::vector<Rise> rises;
     for (Item& item : items_) {
-      if (item.CanRise()) order.push_back(&item);
+      if (!item.CanRise() || item.Cost() > rest) continue;
+      rises.push_back({item.Gain(), view_.rows[item.row].token_from_slot[item.slot], &item});
     }
-    std::stable_sort(order.begin(), order.end(), [&](const Item* a, const Item* b) {
-      if (a->Gain() != b->Gain()) return a->Gain() > b->Gain();
-      return view_.rows[a->row].token_from_slot[a->slot] < view_.rows[b->row].token_from_slot[b->slot];
+    std::stable_sort(rises.begin(), rises.end(), [](const Rise& a, const Rise& b) {
+      return a.gain != b.gain ? a.gain > b.gain : a.token < b.token;
     });
-    for (Item* item : order) {
-      const double cost = (*item->hull)[item->step + 1].bytes - (*item->hull)[item->step].bytes;
-      if (cost > rest) continue;
-      ++item->step;
-      rest -= cost;
+    for (const Rise& rise : rises) {
+      if (rise.item->Cost() > rest) continue;
+      rest -= rise.item->Cost();
+      ++rise.item->step;
     }
   }
 
   const SpendingView& view_;
-  std::map<std::pair<int, bool>, std::vector<Step>> hulls_;  // by bits now, and whether the entry must stay
+  std::map<std::pair<int, bool>, Hull> hulls_;  // by bits now, and whether the entry may go
   std::vector<Item> items_;
 };
 

@@ -2,7 +2,7 @@
 // What ADKVC costs on top of the cache it makes.
 //   prefill   its statistic (one pass over q, k, lse) over the time of attention, all layers
 //   decode    a step that tracks, re-decides and re-packs every 16 queries, over a step of the same cache left alone
-//   adkvc_bench MODEL.gguf TEXT [CONTEXT]
+//   adkvc_bench MODEL.gguf TEXT [CONTEXT [decode]]      decode: only that
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -123,7 +123,7 @@ int main(int argc, char** argv) {
     const int context = argc > 3 ? std::atoi(argv[3]) : 4096;
     kvscope::Decoder decoder(*model);
     const kvscope::Prefilled prefilled(decoder, tokenizer, text.substr(0, 200000), context);
-    kvscope::MeasurePrefill(prefilled, model->config, context);
+    if (argc <= 4) kvscope::MeasurePrefill(prefilled, model->config, context);
     kvscope::MeasureDecode(decoder, prefilled, context);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "adkvc_bench: %s\n", error.what());

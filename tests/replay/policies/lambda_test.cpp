@@ -161,7 +161,8 @@ TEST(Lambda, EveryLayerKeepsItsFloor) {
   Problem problem({std::vector<float>(100, 1e-6f), std::vector<float>(100, 1.0f)});  // the first layer is worth nothing
   problem.bytes = 0.2 * 2 * 100 * 256;
   const Bits without = Make("lambda", {{"floor", "0"}})->Spend(problem.View());
-  EXPECT_GE(std::count(without[0].begin(), without[0].end(), 0), 98) << "one entry always stays, and the bytes left over";
+  EXPECT_GE(std::count(without[0].begin(), without[0].end(), 0), 98)
+      << "one entry always stays, and the bytes left over";
   const Bits with = Make("lambda", {{"floor", "0.5"}})->Spend(problem.View());
   EXPECT_EQ(std::count(with[0].begin(), with[0].end(), 0), 90) << "half of a uniform share of 20";
 }
