@@ -23,7 +23,7 @@ class Study(unittest.TestCase):
         first = cls.study("--minutes", "0.001")  # one part, then it stops
         assert first.returncode == 0, first.stderr
         cls.parts_at_first = len(list((cls.out / "adkvc_quick_parts").glob("*.h5")))
-        cls.run = cls.study()
+        cls.ended = cls.study()
         with open(cls.out / "adkvc_quick.csv", newline="") as file:
             cls.rows = list(csv.DictReader(file))
 
@@ -44,7 +44,7 @@ class Study(unittest.TestCase):
         return found[0]
 
     def test_it_ends_and_went_on_where_it_was(self):
-        self.assertEqual(self.run.returncode, 0, self.run.stderr)
+        self.assertEqual(self.ended.returncode, 0, self.ended.stderr)
         self.assertEqual(self.parts_at_first, 1)
         self.assertGreater(len(list((self.out / "adkvc_quick_parts").glob("*.h5"))), 6)
 
@@ -72,7 +72,7 @@ class Study(unittest.TestCase):
         page = (self.out / "adkvc_quick.html").read_text()
         for words in ("adkvc", "snapkv@int4", "perplexity", "cannot tell"):
             self.assertIn(words, page)
-        self.assertNotIn("nan", page.lower().replace("nanoseconds", ""))
+        self.assertNotIn(">nan<", page)
         self.assertGreater(len(list((self.out / "adkvc_quick_pictures").glob("*.png"))), 3)
         self.assertIn("adkvc", (self.out / "adkvc_quick.md").read_text())
 
