@@ -122,8 +122,8 @@ void RunPart(Decoder& decoder, const Tokenizer& tokenizer, const Part& part) {
 void RunStudyArms(Decoder& decoder, const Tokenizer& tokenizer, const std::vector<ArmPlan>& arms,
                   const StudyRunOptions& options) {
   fs::create_directories(options.folder);
-  const auto begin = Clock::now();
   const std::vector<Part> parts = PartsOf(tokenizer, decoder.model().config.context_length, arms, options.folder);
+  const auto begin = Clock::now();
   int done = 0;
   for (const Part& part : parts) {
     const double minutes = std::chrono::duration<double>(Clock::now() - begin).count() / 60;
