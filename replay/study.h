@@ -25,7 +25,7 @@ struct Study {
   std::string method;   // "adkvc": the policy whose claims are tested
   std::string command;  // as one could type it again
   std::string machine;
-  double hours = 0;  // of computing, over all sessions
+  double hours = 0;  // of computing
   std::vector<StudyArm> arms;
   const StudyArm* Find(std::string_view name) const;
 };

@@ -10,7 +10,7 @@
 //          least the lowest bits; share=layer: equal bytes and an own lambda for each layer. After the decision a layer
 //          keeps the bytes that the decision gave it, so that layers need not wait for each other.
 //          ladder=16-4: only these bits; drop=last: nothing goes while everything fits at the lowest bits.
-// Test     tests/replay/policies/lambda_test.cpp
+// Test     tests/replay/policies/bit_allocators_test.cpp
 #include <cmath>
 #include <limits>
 #include <map>
