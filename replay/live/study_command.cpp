@@ -90,6 +90,9 @@ void Run(const Flags& flags, const std::string& command) {
   Study study;
   study.method = flags.method;
   study.command = command;
+  const std::string only_page = " --page";  // it says how to show runs, not how to make them
+  if (const size_t at = study.command.find(only_page); at != std::string::npos)
+    study.command.erase(at, only_page.size());
   study.machine = Machine();
   study.arms = ReadStudyArms(tokenizer, model->config.context_length, arms, options.folder, &study.hours);
   const std::string stem = StrCat(flags.output, "/", flags.method, flags.is_quick ? "_quick" : "");
