@@ -23,6 +23,17 @@ std::vector<int> AllSlots(size_t count) {
   return slots;
 }
 
+// Keeps every slot that has bits.
+HeadPlan PlanFromBits(std::span<const uint8_t> bits_from_slot) {
+  HeadPlan plan;
+  for (size_t slot = 0; slot < bits_from_slot.size(); ++slot) {
+    if (bits_from_slot[slot] == 0) continue;
+    plan.keep.push_back(static_cast<int>(slot));
+    plan.bits.push_back(bits_from_slot[slot]);
+  }
+  return plan;
+}
+
 // Slots [begin, end) that share a chunk.
 struct Chunk {
   size_t begin = 0, end = 0;
@@ -323,11 +334,7 @@ LayerPlan ComposedPolicy::Select(int layer_index, const std::vector<int>& budget
     HeadPlan& head = plan[kv_head];
     const bool is_copy = needs_.scope == Scope::kLayer && kv_head > 0;
     if (needs_.spends_bits) {
-      for (const int slot : tokens) {
-        if (layer.bits[kv_head][slot] == 0) continue;
-        head.keep.push_back(slot);
-        head.bits.push_back(layer.bits[kv_head][slot]);
-      }
+      head = PlanFromBits(layer.bits[kv_head]);
       layer.bits[kv_head] = head.bits;
       if (!layer.key_factors.empty()) head.key_factors = layer.key_factors[kv_head];
     } else {
@@ -398,11 +405,7 @@ LayerPlan ComposedPolicy::Spend(const StepView& step, Layer& layer) {
   LayerPlan plan(shape_.num_kv_heads);
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const std::vector<uint8_t>& row = bits.at(std::min(kv_head, NumRows() - 1));
-    for (size_t slot = 0; slot < row.size(); ++slot) {
-      if (row[slot] == 0) continue;
-      plan[kv_head].keep.push_back(static_cast<int>(slot));
-      plan[kv_head].bits.push_back(row[slot]);
-    }
+    plan[kv_head] = PlanFromBits(row);
     layer.bits[kv_head] = plan[kv_head].bits;
     Compact(layer.relevance[kv_head], plan[kv_head].keep);
   }

@@ -14,6 +14,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <sstream>
 #include <string>
 
 #include "replay/allocators/bit_math.h"
@@ -222,10 +223,8 @@ class Lambda final : public Allocator {
 
 std::vector<uint8_t> BitsFromText(const std::string& text) {
   std::vector<uint8_t> bits;
-  for (size_t begin = 0; begin < text.size();
-       begin = text.find('-', begin) == std::string::npos ? text.size() : text.find('-', begin) + 1) {
-    bits.push_back(static_cast<uint8_t>(std::stoi(text.substr(begin))));
-  }
+  std::istringstream parts(text);
+  for (std::string part; std::getline(parts, part, '-');) bits.push_back(static_cast<uint8_t>(std::stoi(part)));
   return bits;
 }
 
