@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // links: kvscope_replay_lib
-// A policy spec is refused with one line that names it, or its policy decides on a small layer within its budget, and
-// its canonical parameters parse to themselves.
+// A policy spec is refused with one line that names it, by itself or for a small model's shape and budget, or its
+// policy decides on a small layer within its budget; its canonical parameters parse to themselves.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -17,6 +17,11 @@ constexpr ModelShape kShape{.num_layers = 2, .num_heads = 4, .num_kv_heads = 2, 
 
 void Require(bool condition) {
   if (!condition) std::abort();
+}
+
+void RequireOneLine(const Error& error) {
+  const std::string message = error.what();
+  Require(message.starts_with("policy ") && message.find('\n') == std::string::npos && message.size() < 4000);
 }
 
 class SmallLayer final : public LayerView {
@@ -87,15 +92,19 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     spec = PolicySpec::Parse(text);
   } catch (const Error& error) {
-    const std::string message = error.what();
-    Require(message.starts_with("policy ") && message.find('\n') == std::string::npos && message.size() < 4000);
+    RequireOneLine(error);
     return 0;
   }
   std::string again = spec.scorer + "+" + spec.allocator + "@" + spec.store;
   again += (spec.parameters.empty() ? "" : ":" + spec.parameters);
   Require(PolicySpec::Parse(again).parameters == spec.parameters);
   Require(spec.MakeStore()->Make(8, 8)->bytes() == 0);
-  CheckDecision(spec, {});
-  CheckDecision(spec, {.sinks = 4, .recent = 7});
+  for (const Guards& guards : {Guards{}, Guards{.sinks = 4, .recent = 7}}) {
+    try {
+      CheckDecision(spec, guards);
+    } catch (const Error& error) {  // as by a layer that the small model lacks
+      RequireOneLine(error);
+    }
+  }
   return 0;
 }
