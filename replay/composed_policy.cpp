@@ -134,7 +134,8 @@ PolicyNeeds ComposedPolicy::Needs(const ModelShape& shape) const {
   needs.spends_bits = parts_.allocator->spends_bits() && !needs.fixed_rate;
   if (needs.spends_bits) {
     needs.keys = needs.values = true;
-    needs.queries = parts_.store->key_balance() == KeyBalance::kQueryKey;
+    needs.queries = parts_.store->key_balance() == KeyBalance::kQueryKey ||
+                    (parts_.allocator->harm() != Harm::kNone && parts_.allocator->harm() != Harm::kRelative);
     // Two bits say which of the pools an entry is in.
     needs.state_bytes_per_entry += 0.25 / (needs.scope == Scope::kLayer ? shape.num_kv_heads : 1);
   }
@@ -155,15 +156,22 @@ void ComposedPolicy::AfterLayer(const LayerView& view) {
   for (int kv_head = 0; kv_head < shape_.num_kv_heads && parts_.store->key_balance() != KeyBalance::kNone; ++kv_head) {
     layer.key_factors.push_back(KeyFactors(view, kv_head, parts_.store->key_balance()));
   }
-  layer.distortion = MeasureDistortion(view, *parts_.store, layer.key_factors);
+  MeasureHarm(view, layer);
 }
 
-std::vector<double> ComposedPolicy::Distortion() const {
-  std::vector<double> mean(parts_.store->ladder().size());
-  for (const Layer& layer : layers_) {
-    for (size_t i = 0; i < mean.size(); ++i) mean[i] += layer.distortion.at(i) / static_cast<double>(layers_.size());
+void ComposedPolicy::MeasureHarm(const LayerView& view, Layer& layer) const {
+  const Harm harm = parts_.allocator->harm();
+  if (harm == Harm::kNone) return;
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
+    const std::vector<float> factors = layer.key_factors.empty() ? std::vector<float>{} : layer.key_factors[kv_head];
+    layer.distortion.push_back(MeasureDistortion(view, kv_head, *parts_.store, factors, harm));
   }
-  return mean;
+  if (NumRows() > 1) return;
+  std::vector<double> mean(parts_.store->ladder().size());
+  for (const std::vector<double>& of_head : layer.distortion) {
+    for (size_t i = 0; i < mean.size(); ++i) mean[i] += of_head[i] / shape_.num_kv_heads;
+  }
+  layer.distortion = {mean};
 }
 
 std::vector<float> ComposedPolicy::Prioritize(const PriorityView& view) const {
@@ -261,8 +269,8 @@ std::vector<double> ComposedPolicy::RowBytes() const {
 }
 
 SpendingView ComposedPolicy::ViewOf(std::vector<SpendingView::Row> rows, std::span<const double> row_bytes,
-                                    std::span<const double> distortion, double bytes) const {
-  return {std::move(rows), parts_.store->ladder(), row_bytes, distortion, bytes, budget_.uniform_entries};
+                                    double bytes) const {
+  return {std::move(rows), parts_.store->ladder(), row_bytes, bytes, budget_.uniform_entries};
 }
 
 double ComposedPolicy::BytesOf(const Layer& layer) const {
@@ -275,7 +283,7 @@ double ComposedPolicy::BytesOf(const Layer& layer) const {
 
 void ComposedPolicy::SpendAtDecision(const std::vector<PerSlot>& priority) {
   const std::vector<uint8_t> fresh(budget_.num_tokens, parts_.store->ladder()[0]);
-  const std::vector<double> row_bytes = RowBytes(), distortion = Distortion();
+  const std::vector<double> row_bytes = RowBytes();
   std::vector<std::vector<int>> present;  // tokens that the layer has
   std::vector<std::vector<float>> ranked;
   for (const PerSlot& layer : priority) {
@@ -291,10 +299,11 @@ void ComposedPolicy::SpendAtDecision(const std::vector<PerSlot>& priority) {
   }
   std::vector<SpendingView::Row> rows;
   for (size_t row = 0; row < ranked.size(); ++row) {
-    rows.push_back(
-        {static_cast<int>(row) / NumRows(), ranked[row], std::span(fresh).first(ranked[row].size()), present[row]});
+    const int layer = static_cast<int>(row) / NumRows();
+    rows.push_back({layer, ranked[row], std::span(fresh).first(ranked[row].size()), present[row],
+                    DistortionOf(layers_[layer], row % NumRows())});
   }
-  const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), row_bytes, distortion, budget_.bytes));
+  const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), row_bytes, budget_.bytes));
   double spent = 0;
   for (int layer = 0; layer < shape_.num_layers; ++layer) {
     for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
@@ -389,7 +398,7 @@ LayerPlan ComposedPolicy::Evict(const StepView& step, Layer& layer, const std::v
 }
 
 LayerPlan ComposedPolicy::Spend(const StepView& step, Layer& layer) {
-  const std::vector<double> row_bytes = RowBytes(), distortion = Distortion();
+  const std::vector<double> row_bytes = RowBytes();
   std::vector<std::vector<float>> ranked;
   std::vector<SpendingView::Row> rows;
   for (int row = 0; row < NumRows(); ++row) {
@@ -399,9 +408,10 @@ LayerPlan ComposedPolicy::Spend(const StepView& step, Layer& layer) {
     RankTogether(tokens, settings_.granularity, ranked.back());
   }
   for (int row = 0; row < NumRows(); ++row) {
-    rows.push_back({step.layer_index(), ranked[row], layer.bits[row], step.TokenFromSlot(row)});
+    rows.push_back(
+        {step.layer_index(), ranked[row], layer.bits[row], step.TokenFromSlot(row), DistortionOf(layer, row)});
   }
-  const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), row_bytes, distortion, layer.budget_bytes));
+  const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), row_bytes, layer.budget_bytes));
   LayerPlan plan(shape_.num_kv_heads);
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const std::vector<uint8_t>& row = bits.at(std::min(kv_head, NumRows() - 1));

@@ -42,8 +42,6 @@ class ComposedPolicy final : public Policy {
   std::span<const float> Priority(int layer_index, int kv_head) const override {
     return layers_.at(layer_index).priority.at(kv_head);
   }
-  // [ladder] measured on the prompt, after AfterLayer of all layers; for reports.
-  std::vector<double> Distortion() const;
 
  private:
   struct Layer {
@@ -52,20 +50,23 @@ class ComposedPolicy final : public Policy {
     // Allocators of bits only.
     Bits bits;                                    // [kv_head][slot]
     double budget_bytes = 0;                      // after the decision
-    std::vector<double> distortion;               // [ladder]
+    std::vector<std::vector<double>> distortion;  // [row][ladder], or empty
     std::vector<std::vector<float>> key_factors;  // [kv_head], or empty
   };
   std::vector<float> Prioritize(const PriorityView& view) const;
   void CheckGuards(const Budgets& budgets, int num_tokens) const;
   void CheckGuardBytes() const;
+  void MeasureHarm(const LayerView& view, Layer& layer) const;
   Budgets AllocateEntries(const std::vector<PerSlot>& priority) const;
   void SpendAtDecision(const std::vector<PerSlot>& priority);
   int ContestedEntries() const;  // at the decision
-  SpendingView ViewOf(std::vector<SpendingView::Row> rows, std::span<const double> row_bytes,
-                      std::span<const double> distortion, double bytes) const;
+  SpendingView ViewOf(std::vector<SpendingView::Row> rows, std::span<const double> row_bytes, double bytes) const;
   // Bytes of one slot of a row, [ladder].
   std::vector<double> RowBytes() const;
   double BytesOf(const Layer& layer) const;
+  static std::span<const double> DistortionOf(const Layer& layer, size_t row) {
+    return layer.distortion.empty() ? std::span<const double>{} : layer.distortion[row];
+  }
   int NumRows() const { return needs_.scope == Scope::kLayer ? 1 : shape_.num_kv_heads; }  // of a layer
   LayerPlan Evict(const StepView& step, Layer& layer, const std::vector<int>& budget_entries);
   LayerPlan Spend(const StepView& step, Layer& layer);

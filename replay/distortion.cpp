@@ -19,45 +19,84 @@ std::vector<float> Sample(const std::vector<float>& rows, int num_tokens, int di
   return sampled;
 }
 
-struct Squares {
-  double error = 0, size = 0;
-  void Add(std::span<const float> packed, std::span<const float> exact) {
-    for (size_t i = 0; i < exact.size(); ++i) {
-      error += (double{packed[i]} - exact[i]) * (double{packed[i]} - exact[i]);
-      size += double{exact[i]} * exact[i];
-    }
+// Of [samples, dim] rows: the squared error of each channel, summed over rows.
+std::vector<double> ErrorOfChannels(std::span<const float> packed, std::span<const float> exact, int dim) {
+  std::vector<double> squares(dim);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    const double error = double{packed[i]} - exact[i];
+    squares[i % dim] += error * error;
   }
-  double Relative() const { return size > 0 ? error / size : 0; }
-};
+  return squares;
+}
+
+double Sum(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+std::vector<float> MeanRow(std::span<const float> rows, int dim) {
+  std::vector<double> sum(dim);
+  for (size_t i = 0; i < rows.size(); ++i) sum[i % dim] += rows[i];
+  std::vector<float> mean;
+  for (const double value : sum) mean.push_back(static_cast<float>(value * dim / std::max<size_t>(rows.size(), 1)));
+  return mean;
+}
+
+// Squared distance of the rows from one row, or from zero.
+double Size(std::span<const float> rows, std::span<const float> origin) {
+  double size = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const double distance = double{rows[i]} - (origin.empty() ? 0.0f : origin[i % origin.size()]);
+    size += distance * distance;
+  }
+  return size;
+}
+
+double Ratio(double error, double size) {
+  return size > 0 ? error / size : 0;
+}
 
 }  // namespace
 
-std::vector<double> MeasureDistortion(const LayerView& view, const Store& store,
-                                      std::span<const std::vector<float>> key_factors) {
+std::vector<double> MeasureDistortion(const LayerView& view, int kv_head, const Store& store,
+                                      std::span<const float> key_factors, Harm harm) {
   const ModelShape& shape = view.shape();
   const int samples = std::min(view.num_tokens(), kSampledTokens);
-  const std::span<const uint8_t> ladder = store.ladder();
-  std::vector<Squares> keys(ladder.size()), values(ladder.size());
+  const std::vector<float> k = Sample(view.Keys(kv_head), view.num_tokens(), shape.head_dim_k, samples);
+  const std::vector<float> v = Sample(view.Values(kv_head), view.num_tokens(), shape.head_dim_v, samples);
   std::vector<int> slots(samples);
   std::iota(slots.begin(), slots.end(), 0);
-  for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
-    const std::vector<float> k = Sample(view.Keys(kv_head), view.num_tokens(), shape.head_dim_k, samples);
-    const std::vector<float> v = Sample(view.Values(kv_head), view.num_tokens(), shape.head_dim_v, samples);
-    std::vector<float> packed_k(k.size()), packed_v(v.size());
-    for (size_t step = 0; step < ladder.size(); ++step) {
-      const std::unique_ptr<StoredHead> head = store.Make(shape.head_dim_k, shape.head_dim_v);
-      if (!key_factors.empty()) head->BalanceKeys(key_factors[kv_head]);
-      head->Append(k, v, samples);
-      head->Keep(slots, std::vector<uint8_t>(samples, ladder[step]));
-      head->ReadKeys(0, samples, packed_k.data());
-      head->ReadValues(0, samples, packed_v.data());
-      keys[step].Add(packed_k, k);
-      values[step].Add(packed_v, v);
-    }
-  }
+  std::vector<float> rms;
+  if (harm != Harm::kRelative) rms = view.Queries(kv_head).rms;
+  const double size_k = Size(k, {}), size_v = Size(v, {}), spread_v = Size(v, MeanRow(v, shape.head_dim_v));
+  std::vector<float> packed_k(k.size()), packed_v(v.size());
   std::vector<double> distortion;
-  for (size_t step = 0; step < ladder.size(); ++step) {
-    distortion.push_back((keys[step].Relative() + values[step].Relative()) / 2);
+  for (const uint8_t bits : store.ladder()) {
+    const std::unique_ptr<StoredHead> head = store.Make(shape.head_dim_k, shape.head_dim_v);
+    if (!key_factors.empty()) head->BalanceKeys(key_factors);
+    head->Append(k, v, samples);
+    head->Keep(slots, std::vector<uint8_t>(samples, bits));
+    head->ReadKeys(0, samples, packed_k.data());
+    head->ReadValues(0, samples, packed_v.data());
+    const std::vector<double> error_k = ErrorOfChannels(packed_k, k, shape.head_dim_k);
+    const double error_v = Sum(ErrorOfChannels(packed_v, v, shape.head_dim_v));
+    double error_of_scores = 0;  // mean square
+    for (size_t channel = 0; channel < rms.size(); ++channel) {
+      error_of_scores += error_k[channel] * rms[channel] * rms[channel] / samples;
+    }
+    const double relative = (Ratio(Sum(error_k), size_k) + Ratio(error_v, size_v)) / 2;
+    switch (harm) {
+      case Harm::kNone:
+        break;
+      case Harm::kRelative:
+        distortion.push_back(relative);
+        break;
+      case Harm::kOutput:
+        distortion.push_back(error_of_scores + Ratio(error_v, spread_v));
+        break;
+      case Harm::kCapped:
+        distortion.push_back(error_of_scores < 1 ? relative : 1.0);
+        break;
+    }
   }
   return distortion;
 }
@@ -71,7 +110,7 @@ std::vector<float> KeyFactors(const LayerView& view, int kv_head, KeyBalance bal
     float& largest = largest_k[i % dim];
     largest = std::max(largest, std::fabs(k[i]));
   }
-  if (balance == KeyBalance::kQueryKey) largest_q = view.LargestQuery(kv_head);
+  if (balance == KeyBalance::kQueryKey) largest_q = view.Queries(kv_head).largest;
   std::vector<float> factors(dim);
   double log_sum = 0;
   for (int channel = 0; channel < dim; ++channel) {

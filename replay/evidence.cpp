@@ -116,6 +116,7 @@ std::vector<LayerEvidence> Evidence::Compute(int layer_begin, int layer_end) con
     evidence.layer_index = layer;
     evidence.row_end = row_end_;
     evidence.shape = shape;
+    evidence.scale = static_cast<float>(source_.info().layers[layer].scale);
     for (const StatisticSpec& spec : specs_) {
       evidence.statistics[spec].resize(static_cast<size_t>(shape.num_heads) * row_end_);
     }
@@ -207,13 +208,15 @@ std::vector<float> EvidenceView::Values(int kv_head) const {
   return Rows(evidence_.kv_heads.at(kv_head)->v, num_tokens_, evidence_.shape.head_dim_v);
 }
 
-std::vector<float> EvidenceView::LargestQuery(int kv_head) const {
+QueryChannels EvidenceView::Queries(int kv_head) const {
   if (evidence_.kv_heads.empty()) throw Error("queries: asked for but not declared; the policy is broken");
   const KvHeadData& data = *evidence_.kv_heads.at(kv_head);
   const int dim = evidence_.shape.head_dim_k;
   const auto rows = std::lower_bound(evidence_.q_token.begin(), evidence_.q_token.end(), num_tokens_);
   const auto num_rows = std::min<int64_t>(rows - evidence_.q_token.begin(), data.num_rows);
-  std::vector<float> largest(dim, 0.0f), row(dim);
+  QueryChannels channels{std::vector<float>(dim), std::vector<float>(dim)};
+  std::vector<float> row(dim);
+  std::vector<double> squares(dim);
   for (int head = 0; head < data.group; ++head) {
     for (int64_t i = 0; i < num_rows; ++i) {
       const size_t first = static_cast<size_t>(int64_t{head} * data.num_rows + i) * dim;
@@ -223,11 +226,17 @@ std::vector<float> EvidenceView::LargestQuery(int kv_head) const {
         std::copy_n(data.q.floats().begin() + static_cast<int64_t>(first), dim, row.begin());
       }
       for (int channel = 0; channel < dim; ++channel) {
-        largest[channel] = std::max(largest[channel], std::fabs(row[channel]));
+        channels.largest[channel] = std::max(channels.largest[channel], std::fabs(row[channel]));
+        squares[channel] += double{row[channel]} * row[channel];
       }
     }
   }
-  return largest;
+  const double rows_seen = std::max<double>(1, static_cast<double>(num_rows) * data.group);
+  for (int channel = 0; channel < dim; ++channel) {
+    channels.largest[channel] *= evidence_.scale;
+    channels.rms[channel] = evidence_.scale * static_cast<float>(std::sqrt(squares[channel] / rows_seen));
+  }
+  return channels;
 }
 
 }  // namespace kvscope

@@ -31,6 +31,7 @@ std::string WhyRowsAreMissing(const TraceSource& source, int begin, int end);
 struct LayerEvidence {
   int layer_index = 0, row_end = 0;
   ModelShape shape;
+  float scale = 1;                                          // of scores
   std::map<StatisticSpec, std::vector<float>> statistics;   // [num_heads, row_end], head after head
   std::vector<std::shared_ptr<const KvHeadData>> kv_heads;  // when keys, values or queries were asked for, else empty
   std::vector<int> q_token;                                 // of their rows of q
@@ -80,7 +81,7 @@ class EvidenceView final : public LayerView {
   }
   std::vector<float> Keys(int kv_head) const override;
   std::vector<float> Values(int kv_head) const override;
-  std::vector<float> LargestQuery(int kv_head) const override;
+  QueryChannels Queries(int kv_head) const override;
   uint64_t seed() const override { return seed_; }
 
  private:

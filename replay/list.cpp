@@ -200,7 +200,13 @@ std::string Explain(const std::string& name) {
     WriteCommon(out, info, info.kind);
     out << "decides   " << Trigger(facts.spec, facts.needs) << ", growth=" << GrowthName(facts.spec.growth)
         << ", scope " << ScopeName(facts.needs.scope) << '\n';
-    if (info.make) out << "stands for " << key << "+" << info.allocator << "@" << info.store << '\n';
+    if (info.make) {
+      out << "stands for " << key << "+" << info.allocator;
+      if (info.granularity.chunk_tokens > 1) {
+        out << (info.granularity.ranks_by_max ? "/block=" : "/chunk=") << info.granularity.chunk_tokens;
+      }
+      out << "@" << info.store << '\n';
+    }
     for (const StatisticSpec& statistic : facts.needs.statistics) out << "reads     " << ToString(statistic) << '\n';
     if (facts.needs.state_bytes_per_entry > 0) {
       out << "state     " << facts.needs.state_bytes_per_entry << " bytes per entry of a "

@@ -30,11 +30,17 @@ struct ModelShape {
 
 enum class Scope { kKvHead, kLayer };  // kLayer: all KV heads of a layer keep the same tokens
 
+// A KV head's queries, over its query heads and the rows before a decision, times the scale of scores: [head_dim_k]
+// each.
+struct QueryChannels {
+  std::vector<float> largest, rms;  // max |q| and root mean square of a channel
+};
+
 // Declared before anything runs; the engine computes the union over a sweep in one pass.
 struct PolicyNeeds {
   std::vector<StatisticSpec> statistics;
   bool keys = false, values = false;  // reads K or V of the prompt
-  bool queries = false;               // reads the largest |q| of each channel
+  bool queries = false;               // reads QueryChannels
   bool oracle = false;                // sees what a real policy cannot; labelled everywhere
   bool trace_weights = false;         // an oracle whose steps see the full cache's weights, which only a trace has
   bool spends_bits = false;           // is budgeted in bytes: its plans say the bits of each entry
@@ -60,8 +66,7 @@ class LayerView {
   // [num_tokens, head_dim] as f32; only when declared.
   virtual std::vector<float> Keys(int kv_head) const = 0;
   virtual std::vector<float> Values(int kv_head) const = 0;
-  // [head_dim_k] largest |q| of each channel over the KV head's query heads and rows before the decision.
-  virtual std::vector<float> LargestQuery(int kv_head) const = 0;
+  virtual QueryChannels Queries(int kv_head) const = 0;
   virtual uint64_t seed() const = 0;
 };
 
@@ -152,6 +157,14 @@ struct AllocationView {
   std::span<const PerSlot> priority;  // [layer][kv_head][token]
 };
 
+// What an allocator takes as the harm of keeping an entry in fewer bits; that of dropping it is 1.
+enum class Harm {
+  kNone,      // it does not look
+  kRelative,  // to the entry: squared error over squared size, the mean of K's and V's
+  kOutput,    // to the head's output, per weight: mean square error of its score + squared error of V over V's spread
+  kCapped,    // kRelative, but 1 where scores are off by 1 or more: weights are then wrong by a factor of e
+};
+
 // Bytes to be spent on entries of one or all layers. A row is a KV head of a layer or, where all KV heads of a layer
 // keep the same, the layer.
 struct SpendingView {
@@ -160,11 +173,11 @@ struct SpendingView {
     std::span<const float> priority;    // [slots], never below 0
     std::span<const uint8_t> bits_now;  // [slots]; bits only go down, 0 is gone for good
     std::span<const int> token_from_slot;
+    std::span<const double> distortion = {};  // [ladder] harm of that many bits; for allocators with a Harm
   };
   std::vector<Row> rows;
   std::span<const uint8_t> ladder;      // bits of the store, descending, without 0
   std::span<const double> entry_bytes;  // [ladder] of one slot of a row
-  std::span<const double> distortion;   // [ladder] harm of that many bits; that of being dropped is 1
   double bytes = 0;                     // to spend
   int uniform_entries = 0;              // slots of a row that the bytes would hold unpacked; 0: not known
 };
@@ -179,6 +192,7 @@ class Allocator {
 
   // An allocator of bits is asked this instead: at the decision for all layers together, later for one layer.
   virtual bool spends_bits() const { return false; }
+  virtual Harm harm() const { return Harm::kNone; }
   // Bits of every slot, 0 evicts; each row keeps at least one. Bytes hold unless that one does not fit.
   virtual Bits Spend(const SpendingView& view) const;
   // Entries of the highest bits that `bytes` will pay for, per row; what a scorer's own window is measured against.

@@ -252,7 +252,7 @@ PolicySpec PolicySpec::Parse(const std::string& text) {
   const ScorerInfo& info = Scorers().at(spec.scorer);
   spec.allocator = pieces.allocator.empty() ? info.allocator : pieces.allocator;
   spec.store = pieces.store.empty() ? info.store : pieces.store;
-  if (!pieces.chunk.empty()) spec.granularity = ParseGranularity(pieces.chunk, where);
+  spec.granularity = pieces.chunk.empty() ? info.granularity : ParseGranularity(pieces.chunk, where);
   if (!pieces.reader.empty()) spec.reader = pieces.reader;
   Find(Allocators(), spec.allocator, StrCat(where, ": allocator '", spec.allocator, "'"));
   Find(Stores(), spec.store, StrCat(where, ": store '", spec.store, "'"));

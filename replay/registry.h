@@ -56,8 +56,9 @@ struct ScorerInfo : PlugInInfo {
   std::function<std::unique_ptr<Scorer>(Params&)> make;
   // For methods that do not fit the grid: makes the whole policy; `make` is then empty.
   std::function<std::unique_ptr<Policy>(Params&, const PolicySettings&)> make_policy;
-  // What a spec that names neither gets. An allocator of bits only with a store that has a ladder.
+  // What a spec that names none gets. An allocator of bits only with a store that has a ladder.
   std::string allocator = "uniform", store = "fp16";
+  Granularity granularity = {};
 };
 struct AllocatorInfo : PlugInInfo {
   std::function<std::unique_ptr<Allocator>(Params&)> make;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One Lagrange multiplier over bits: every entry takes the bits b, not above those it has, that make
 //   priority^power * D(b) + lambda * bytes(b)
-// least, D(0) = 1 for a dropped entry, D measured on the prompt; lambda is the smallest at which the bytes hold. On the
+// least, D(0) = 1 for a dropped entry, D measured on the prompt for every layer (scope=kv_head: KV head); bits whose D
+// reaches 1 are never given; lambda is the smallest at which the bytes hold. On the
 // lower convex hull of (bytes, D) this is a rule of thresholds, with one number in place of one per step. What is left
 // over is spent on the promotions that gain most per byte, so that less than one entry's bytes stay unspent.
 //
@@ -16,12 +17,17 @@
 #include <map>
 #include <sstream>
 #include <string>
+#include <tuple>
 
 #include "replay/allocators/bit_math.h"
 #include "replay/registry.h"
 
 namespace kvscope {
 namespace {
+
+bool IsOffered(std::span<const uint8_t> allowed, int bits) {
+  return std::find(allowed.begin(), allowed.end(), bits) != allowed.end();
+}
 
 // One way to keep an entry.
 struct Step {
@@ -36,17 +42,18 @@ struct Hull {
   std::vector<double> gain;  // [step] per byte, of going to the next, for an entry of weight 1
 };
 
-Hull HullUpTo(const SpendingView& view, std::span<const uint8_t> allowed, int highest, bool may_drop) {
+Hull HullUpTo(const SpendingView& view, std::span<const double> distortion, std::span<const uint8_t> allowed,
+              int highest, bool may_drop) {
   std::vector<Step> steps;
   if (may_drop) steps.push_back({});
   for (size_t i = view.ladder.size(); i-- > 0;) {  // ascending bits
     const int bits = view.ladder[i];
-    if (bits > highest || std::find(allowed.begin(), allowed.end(), bits) == allowed.end()) continue;
-    steps.push_back({view.ladder[i], view.entry_bytes[i], view.distortion[i]});
+    if (bits > highest || !IsOffered(allowed, bits) || distortion[i] >= 1) continue;  // 1: as harmful as dropping it
+    steps.push_back({view.ladder[i], view.entry_bytes[i], distortion[i]});
   }
   if (steps.empty()) {  // it has fewer bits than are on offer: it stays as it is
     const size_t i = LadderIndex(view.ladder, highest);
-    steps.push_back({view.ladder[i], view.entry_bytes[i], view.distortion[i]});
+    steps.push_back({view.ladder[i], view.entry_bytes[i], distortion[i]});
   }
   Hull hull;
   const auto gain = [](const Step& from, const Step& to) {
@@ -66,6 +73,7 @@ Hull HullUpTo(const SpendingView& view, std::span<const uint8_t> allowed, int hi
 
 struct LambdaParameters {
   double power = 1, floor = 0.1;
+  Harm harm = Harm::kCapped;
   bool by_layer = false, drops_last = false;
   std::vector<uint8_t> ladder;
 };
@@ -88,10 +96,11 @@ class Search {
       }
       for (size_t rank = 0; rank < order.size(); ++rank) {
         const int slot = order[rank];
-        const auto key = std::pair{int{slots.bits_now[slot]}, rank >= floor_entries};
+        const auto key = std::tuple{row, int{slots.bits_now[slot]}, rank >= floor_entries};
         auto found = hulls_.find(key);
         if (found == hulls_.end()) {
-          found = hulls_.emplace(key, HullUpTo(view, parameters.ladder, key.first, key.second)).first;
+          const auto& [unused, highest, may_drop] = key;
+          found = hulls_.emplace(key, HullUpTo(view, slots.distortion, parameters.ladder, highest, may_drop)).first;
         }
         double weight = std::max(0.0, double{slots.priority[slot]});
         if (parameters.power != 1) weight = std::pow(weight, parameters.power);
@@ -184,7 +193,7 @@ class Search {
   }
 
   const SpendingView& view_;
-  std::map<std::pair<int, bool>, Hull> hulls_;  // by bits now, and whether the entry may go
+  std::map<std::tuple<size_t, int, bool>, Hull> hulls_;  // by row, bits now, and whether the entry may go
   std::vector<Item> items_;
 };
 
@@ -192,6 +201,7 @@ class Lambda final : public Allocator {
  public:
   explicit Lambda(const LambdaParameters& parameters) : parameters_(parameters) {}
   bool spends_bits() const override { return true; }
+  Harm harm() const override { return parameters_.harm; }
 
   Bits Spend(const SpendingView& view) const override {
     if (!parameters_.by_layer) return SpendTogether(view);
@@ -211,7 +221,14 @@ class Lambda final : public Allocator {
 
  private:
   Bits SpendTogether(const SpendingView& view) const {
-    const double lowest = BytesOfBits(view, parameters_.ladder.back());
+    double lowest = 0;  // of the row whose entries need most
+    for (const SpendingView::Row& row : view.rows) {
+      for (size_t i = view.ladder.size(); i-- > 0;) {
+        if (row.distortion[i] >= 1 || !IsOffered(parameters_.ladder, view.ladder[i])) continue;
+        lowest = std::max(lowest, view.entry_bytes[i]);
+        break;
+      }
+    }
     const double fit = std::floor(view.bytes / (lowest * static_cast<double>(view.rows.size())));
     double floor = std::ceil(parameters_.floor * view.uniform_entries);
     if (parameters_.drops_last) floor = std::numeric_limits<int>::max();
@@ -220,6 +237,10 @@ class Lambda final : public Allocator {
 
   LambdaParameters parameters_;
 };
+
+Harm HarmFromText(const std::string& text) {
+  return text == "capped" ? Harm::kCapped : text == "output" ? Harm::kOutput : Harm::kRelative;
+}
 
 std::vector<uint8_t> BitsFromText(const std::string& text) {
   std::vector<uint8_t> bits;
@@ -237,6 +258,9 @@ const AllocatorRegistration registration({
       LambdaParameters parameters;
       parameters.power = params.Real("power", 1, 0.1, 8, "of relevance: 1 errors that add up, 2 independent ones");
       parameters.floor = params.Real("floor", 0.1, 0, 1, "part of its uniform share that every KV head keeps at least");
+      parameters.harm = HarmFromText(params.Choice("harm", "capped", {"capped", "relative", "output"},
+                                                   "of fewer bits: relative error of the entry, 1 where its score is "
+                                                   "off by 1; without that cap; to the head's output"));
       parameters.by_layer = params.Choice("share", "global", {"global", "layer"},
                                           "one multiplier for all layers, or equal bytes for each") == "layer";
       parameters.ladder = BitsFromText(params.Choice(

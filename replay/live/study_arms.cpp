@@ -10,14 +10,14 @@ const std::vector<double> kDepths{0.5, 0, 1, 0.25, 0.75};
 constexpr Guards kProposalGuards{4, 64};
 
 const std::vector<std::string> kBaselines{
-    "full",   "random", "recent_window", "int8",        "int4",          "int2",       "h2o",
-    "tova",   "snapkv", "ada_kv",        "pyramid_kv",  "streaming_llm", "dynamic_kv", "fastkv",
-    "kivi_2", "kivi_4", "mikv",          "snapkv@int4", "h2o@int4",      "adkvc",      "top_k_oracle"};
+    "full",   "random",      "recent_window", "int8",          "int4",          "int2",        "h2o",    "tova",
+    "snapkv", "ada_kv",      "pyramid_kv",    "streaming_llm", "dynamic_kv",    "fastkv",      "kivi_2", "kivi_4",
+    "mikv",   "snapkv@int4", "h2o@int4",      "adkvc",         "adkvc_literal", "top_k_oracle"};
 const std::vector<std::string> kGuarded{"random", "recent_window", "adkvc"};
-const std::vector<std::string> kFew{"full", "adkvc", "h2o", "snapkv", "snapkv@int4", "int4", "random"};
+const std::vector<std::string> kFew{"full", "adkvc", "adkvc_literal", "h2o", "snapkv", "snapkv@int4", "int4", "random"};
 
-// One factor at a time around adkvc: tracker and half-life, granularity, scope, ladder, what is done, the rule that
-// places the thresholds, the trigger, the store.
+// One factor at a time around adkvc: tracker and half-life, granularity, scope, what bits harm, ladder, what is done,
+// the rule that places the thresholds, the trigger, the store.
 const std::vector<std::string> kAblations{"adkvc",
                                           "adkvc:tracker=max",
                                           "adkvc:tracker=max:gate=64",
@@ -30,15 +30,20 @@ const std::vector<std::string> kAblations{"adkvc",
                                           "adkvc:half_life=128",
                                           "adkvc:half_life=256",
                                           "adkvc:half_life=1024",
-                                          "adkvc/block=8",
+                                          "adkvc/block=1",
+                                          "adkvc/block=4",
+                                          "adkvc/block=16",
                                           "adkvc/block=32",
-                                          "adkvc/chunk=32",
+                                          "adkvc/chunk=8",
                                           "adkvc:scope=kv_head",
-                                          "adkvc:ladder=16-8-4",
-                                          "adkvc:ladder=8-4-2",
+                                          "adkvc:harm=relative",
+                                          "adkvc:harm=output",
+                                          "adkvc_literal",
+                                          "adkvc_literal:ladder=16-8-4",
+                                          "adkvc:ladder=8-4",
                                           "adkvc:ladder=16-4",
                                           "adkvc:ladder=4",
-                                          "adkvc:ladder=16-2",
+                                          "adkvc:harm=relative:ladder=16-2",
                                           "adkvc+uniform",
                                           "adkvc:drop=last",
                                           "adkvc:power=2",
@@ -102,10 +107,10 @@ std::vector<PlanRequest> Requests(const std::vector<std::string>& specs, const s
 // Every choice of a few factors, each with each.
 std::vector<std::string> AllCombinations() {
   std::vector<std::string> specs;
-  for (const char* granularity : {"", "/block=32"}) {
+  for (const char* granularity : {"", "/block=1", "/block=32"}) {
     for (const char* tracker : {"", ":half_life=8", ":half_life=256", ":tracker=max:gate=64", ":tracker=mean"}) {
       for (const char* scope : {"", ":scope=kv_head"}) {
-        for (const char* ladder : {"", ":ladder=16-8-4", ":ladder=4"}) {
+        for (const char* ladder : {"", ":harm=relative", ":ladder=4"}) {
           for (const char* power : {"", ":power=2"}) {
             for (const char* every : {"", ":every=1"}) {
               specs.push_back(StrCat("adkvc", granularity, tracker, scope, ladder, power, every));

@@ -2,7 +2,8 @@
 // ADKVC, the project's own proposal (attention-guided dynamic KV cache compression): every later query updates one
 // relevance per token and layer; relevance decides, through +lambda (or +thresholds, +quantile), at how many bits an
 // entry is kept in @mixed, and which go. Decided at the end of the prefill and after every `every` queries. This file
-// is the relevance; +uniform@fp16 evicts by it and packs nothing.
+// is the relevance; +uniform@fp16 evicts by it and packs nothing. Blocks of 8 tokens rank by their most relevant one
+// (/block=8): what stands beside a relevant token explains it.
 //
 // Keeps    R of a token, from the weights x (over the policy's own cache) that later queries gave it, averaged over
 //          the heads of the layer or KV head:
@@ -11,7 +12,8 @@
 //          tracker=max   the largest x any query and head gave
 //          A half-life of nearly 0 is TOVA, a long one H2O normalised by age, about 1 / window SnapKV without pooling.
 // State    relevance, float32 per entry of a layer (scope=kv_head: of a KV head). The age follows from the position.
-// Departs  from the proposal's text: the average is corrected for age (else young tokens look irrelevant), and a token
+// Departs  from the proposal's text, which adkvc_literal follows more closely (tokens one by one, bits by relative
+//          error alone): the average is corrected for age (else young tokens look irrelevant), and a token
 //          that no query has judged yet (age up to `gate`) stays as it is. No sinks or window by default: --guard
 //          sinks=4,recent=64 is the proposal's arm. oracle=relevance takes the full cache's weights, which no real
 //          policy has: it shows what the feedback through its own cache costs.
@@ -163,7 +165,8 @@ std::unique_ptr<Scorer> Make(Params& params) {
 const ScorerRegistration registration({
     {.name = "adkvc",
      .paper_url = "",
-     .summary = "spends bits by relevance, an average or maximum over all later queries, and evicts the rest",
+     .summary = "spends bits by relevance, an average or maximum over all later queries, and evicts the rest; "
+                "blocks of 8 tokens go together",
      .departs = "the average is corrected for age; unjudged tokens stay; no guards by default"},
     "eviction",
     Growth::kFixed,
@@ -171,7 +174,14 @@ const ScorerRegistration registration({
     nullptr,
     "lambda",
     "mixed",
+    {8, true},
 });
+const CombinationRegistration combination(
+    {{.name = "adkvc_literal",
+      .paper_url = "",
+      .summary = "adkvc as proposed: tokens one by one, bits by relative error alone",
+      .departs = "see adkvc"},
+     "adkvc/block=1:harm=relative"});
 
 }  // namespace
 }  // namespace kvscope

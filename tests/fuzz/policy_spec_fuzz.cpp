@@ -35,7 +35,10 @@ class SmallLayer final : public LayerView {
   std::span<const float> Statistic(const StatisticSpec&, int) const override { return values_; }
   std::vector<float> Keys(int) const override { return Rows(); }
   std::vector<float> Values(int) const override { return Rows(); }
-  std::vector<float> LargestQuery(int) const override { return std::vector<float>(kShape.head_dim_k, 2.0f); }
+  QueryChannels Queries(int) const override {
+    const std::vector<float> some(kShape.head_dim_k, 2.0f);
+    return {some, some};
+  }
   uint64_t seed() const override { return 1; }
 
  private:

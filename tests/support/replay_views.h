@@ -37,7 +37,10 @@ class TinyLayerView final : public LayerView {
   std::span<const float> Statistic(const StatisticSpec& spec, int head) const override;
   std::vector<float> Keys(int kv_head) const override;
   std::vector<float> Values(int kv_head) const override { return Keys(kv_head); }
-  std::vector<float> LargestQuery(int) const override { return std::vector<float>(shape_.head_dim_k, 1.0f); }
+  QueryChannels Queries(int) const override {
+    const std::vector<float> ones(shape_.head_dim_k, 1.0f);
+    return {ones, ones};
+  }
   uint64_t seed() const override { return seed_; }
   void set_seed(uint64_t seed) { seed_ = seed; }
 

@@ -18,7 +18,7 @@ TEST(Adkvc, DividesTheAverageByTheWeightOfTheQueriesThatSawTheToken) {
   const StatisticSpec spec{.kind = StatisticSpec::Kind::kGeometric, .min_distance = 1, .half_life = 1};
   view.Set(spec, 0, {0.50f, 0.25f, 0.25f, 0});
   view.Set(spec, 1, {0.25f, 0.25f, 0.50f, 0});  // means 0.375, 0.25, 0.375; a half-life of 1 is alpha = 1/2
-  const PerSlot priority = PrioritiesAtDecision("adkvc+uniform:half_life=1", view, 2);
+  const PerSlot priority = PrioritiesAtDecision("adkvc+uniform/block=1:half_life=1", view, 2);
   EXPECT_FLOAT_EQ(priority[0][0], 0.375f / (1 - 0.125f));
   EXPECT_FLOAT_EQ(priority[0][1], 0.25f / (1 - 0.25f));
   EXPECT_FLOAT_EQ(priority[0][2], 0.375f / (1 - 0.5f));
@@ -29,8 +29,8 @@ TEST(Adkvc, DividesTheAverageByTheWeightOfTheQueriesThatSawTheToken) {
 // queries seen step by step agree.
 TEST(Adkvc, StepByStepEqualsTheWeightedColumnSum) {
   const TinyAttention attention = RandomAttention(kShape, 40, 3);
-  for (const std::string spec : {"adkvc+uniform:half_life=8", "adkvc+uniform:half_life=8:gate=3",
-                                 "adkvc+uniform:tracker=max", "adkvc+uniform:tracker=max:gate=5"}) {
+  for (const std::string spec : {"adkvc+uniform/block=1:half_life=8", "adkvc+uniform/block=1:half_life=8:gate=3",
+                                 "adkvc+uniform/block=1:tracker=max", "adkvc+uniform/block=1:tracker=max:gate=5"}) {
     const auto policy = PolicySpec::Parse(spec + ":every=1:growth=fixed").MakePolicy({});
     policy->AfterLayer(TinyLayerView(attention, 0, 10));
     std::vector<int> budget = policy->Allocate(kShape, {10, 10})[0];
@@ -53,7 +53,7 @@ TEST(Adkvc, StepByStepEqualsTheWeightedColumnSum) {
 TEST(Adkvc, TheGateProtectsWhatNobodyFarEnoughHasJudged) {
   const TinyAttention attention = RandomAttention(kShape, 30, 4);
   const TinyLayerView view(attention, 0, 30);
-  const PerSlot priority = PrioritiesAtDecision("adkvc+uniform:tracker=max:gate=6", view, 10);
+  const PerSlot priority = PrioritiesAtDecision("adkvc+uniform/block=1:tracker=max:gate=6", view, 10);
   for (int token = 0; token < 30; ++token) {
     EXPECT_EQ(priority[0][token] >= kProtectedPriority, token >= 23) << token;
   }
@@ -64,7 +64,7 @@ TEST(Adkvc, MaximumTakesTheLargestWeightOfAnyHead) {
   const StatisticSpec spec{.kind = StatisticSpec::Kind::kMax, .min_distance = 1};
   view.Set(spec, 0, {0.1f, 0.9f, 0});
   view.Set(spec, 1, {0.3f, 0.2f, 0});
-  const PerSlot priority = PrioritiesAtDecision("adkvc+uniform:tracker=max", view, 2);
+  const PerSlot priority = PrioritiesAtDecision("adkvc+uniform/block=1:tracker=max", view, 2);
   EXPECT_FLOAT_EQ(priority[0][0], 0.3f);
   EXPECT_FLOAT_EQ(priority[0][1], 0.9f);
 }
@@ -72,8 +72,8 @@ TEST(Adkvc, MaximumTakesTheLargestWeightOfAnyHead) {
 TEST(Adkvc, ScopeDecidesWhetherKvHeadsKeepTheSame) {
   const ModelShape shape{.num_layers = 1, .num_heads = 4, .num_kv_heads = 2, .head_dim_k = 4, .head_dim_v = 4};
   const TinyAttention attention = RandomAttention(shape, 40, 5);
-  const auto layer = Play("adkvc+uniform", attention, 40, 12)[0],
-             kv_head = Play("adkvc+uniform:scope=kv_head", attention, 40, 12)[0];
+  const auto layer = Play("adkvc+uniform/block=1", attention, 40, 12)[0],
+             kv_head = Play("adkvc+uniform/block=1:scope=kv_head", attention, 40, 12)[0];
   EXPECT_EQ(layer[0], layer[1]);
   EXPECT_NE(kv_head[0], kv_head[1]);
 }

@@ -30,9 +30,9 @@ struct Problem {
     for (const auto& row : priority) bits_now.emplace_back(row.size(), 16);
   }
   SpendingView View() const {
-    SpendingView view{{}, kLadder, entry_bytes, distortion, bytes, static_cast<int>(bytes / 256 / priority.size())};
+    SpendingView view{{}, kLadder, entry_bytes, bytes, static_cast<int>(bytes / 256 / priority.size())};
     for (size_t row = 0; row < priority.size(); ++row) {
-      view.rows.push_back({static_cast<int>(row) / rows_per_layer, priority[row], bits_now[row], tokens});
+      view.rows.push_back({static_cast<int>(row) / rows_per_layer, priority[row], bits_now[row], tokens, distortion});
     }
     return view;
   }
@@ -187,6 +187,18 @@ TEST(Lambda, ATieGoesToTheLowerToken) {
   Problem problem({std::vector<float>(5, 1.0f)});
   problem.bytes = 3 * 40;
   EXPECT_THAT(Make("lambda", {{"floor", "0"}})->Spend(problem.View())[0], ElementsAre(2, 2, 2, 0, 0));
+}
+
+TEST(Lambda, NeverGivesBitsThatAreAsBadAsNone) {
+  for (const std::map<std::string, std::string>& values :
+       {std::map<std::string, std::string>{}, {{"floor", "0.5"}}, {{"drop", "last"}}, {{"share", "layer"}}}) {
+    Problem problem = RandomProblem(2, 200, 7);
+    problem.distortion[3] = 1;
+    problem.bytes = 0.2 * 400 * 256;
+    const Bits bits = Make("lambda", values)->Spend(problem.View());
+    for (const auto& row : bits) EXPECT_EQ(std::count(row.begin(), row.end(), 2), 0);
+    EXPECT_LE(BytesOf(problem.View(), bits), problem.bytes);
+  }
 }
 
 TEST(Lambda, OffersOnlyTheLadderAsked) {

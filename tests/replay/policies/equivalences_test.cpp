@@ -18,19 +18,19 @@ INSTANTIATE_TEST_SUITE_P(Seeds, Equivalences, testing::Range(0, 6));
 
 TEST_P(Equivalences, AdkvcWithoutMemoryIsTova) {
   // A half-life of 1/1000 query is alpha = 1. The newest token, which no later query has seen, stays in both.
-  EXPECT_EQ(Play("adkvc+uniform:half_life=0.001:every=1", attention_, 48, 16),
+  EXPECT_EQ(Play("adkvc+uniform/block=1:half_life=0.001:every=1", attention_, 48, 16),
             Play("tova:compat=kvpress", attention_, 48, 16));
 }
 
 // With the diagonal the newest token is judged by itself, as TOVA judges it (E1).
 TEST_P(Equivalences, AdkvcWithoutMemoryAndWithTheDiagonalIsPlainTova) {
-  EXPECT_EQ(Play("adkvc+uniform:half_life=0.001:every=1:diagonal=on", attention_, 48, 16),
+  EXPECT_EQ(Play("adkvc+uniform/block=1:half_life=0.001:every=1:diagonal=on", attention_, 48, 16),
             Play("tova", attention_, 48, 16));
 }
 
 // H2O's recent half as a guard (E2).
 TEST_P(Equivalences, AdkvcThatSumsPerKvHeadIsH2o) {
-  EXPECT_EQ(Play("adkvc+uniform:tracker=sum:scope=kv_head:diagonal=on:every=1", attention_, 48, 16,
+  EXPECT_EQ(Play("adkvc+uniform/block=1:tracker=sum:scope=kv_head:diagonal=on:every=1", attention_, 48, 16,
                  {.sinks = 0, .recent = 8}),
             Play("h2o", attention_, 48, 16));
 }
@@ -38,20 +38,20 @@ TEST_P(Equivalences, AdkvcThatSumsPerKvHeadIsH2o) {
 // The moving average over w queries tends to SnapKV's window as the half-life does, in what it ranks first.
 TEST_P(Equivalences, AdkvcOfOneWindowRanksLikeItsMean) {
   const TinyLayerView view(attention_, 0, 48);
-  const PerSlot mean = PrioritiesAtDecision("adkvc+uniform:tracker=mean:scope=kv_head", view, 16);
-  const PerSlot ema = PrioritiesAtDecision("adkvc+uniform:half_life=1e6:scope=kv_head", view, 16);
+  const PerSlot mean = PrioritiesAtDecision("adkvc+uniform/block=1:tracker=mean:scope=kv_head", view, 16);
+  const PerSlot ema = PrioritiesAtDecision("adkvc+uniform/block=1:half_life=1e6:scope=kv_head", view, 16);
   for (int token = 0; token < 47; ++token) EXPECT_NEAR(ema[0][token], mean[0][token], 1e-4 * mean[0][token]) << token;
 }
 
 TEST_P(Equivalences, BlocksOfOneTokenAreTokens) {
   EXPECT_EQ(Play("h2o/block=1", attention_, 48, 16), Play("h2o", attention_, 48, 16));
-  EXPECT_EQ(Play("adkvc/block=1:every=4", attention_, 48, 16), Play("adkvc:every=4", attention_, 48, 16));
-  EXPECT_NE(Play("adkvc/block=8:every=4", attention_, 48, 16), Play("adkvc:every=4", attention_, 48, 16));
+  EXPECT_EQ(Play("tova+lambda/block=1@mixed", attention_, 48, 16), Play("tova+lambda@mixed", attention_, 48, 16));
+  EXPECT_NE(Play("adkvc/block=1:every=4", attention_, 48, 16), Play("adkvc:every=4", attention_, 48, 16));
 }
 
 TEST_P(Equivalences, LambdaOverSixteenBitsAloneEvictsLikeUniform) {
-  const auto lambda = Play("adkvc+lambda@mixed:ladder=16:floor=0", attention_, 48, 16),
-             uniform = Play("adkvc+uniform@fp16", attention_, 48, 16);
+  const auto lambda = Play("adkvc+lambda/block=1@mixed:ladder=16:floor=0", attention_, 48, 16),
+             uniform = Play("adkvc+uniform/block=1@fp16", attention_, 48, 16);
   EXPECT_EQ(lambda[0], uniform[0]);
 }
 
