@@ -12,12 +12,12 @@
 //          keeps the bytes that the decision gave it, so that layers need not wait for each other.
 //          ladder=16-4: only these bits; drop=last: nothing goes while everything fits at the lowest bits.
 // Test     tests/replay/policies/bit_allocators_test.cpp
+#include <array>
 #include <cmath>
+#include <deque>
 #include <limits>
-#include <map>
 #include <sstream>
 #include <string>
-#include <tuple>
 
 #include "replay/allocators/bit_math.h"
 #include "replay/registry.h"
@@ -94,24 +94,26 @@ class Search {
               return slots.priority[a] != slots.priority[b] ? slots.priority[a] > slots.priority[b] : a < b;
             });
       }
+      std::array<std::array<const Hull*, 33>, 2> hulls{};  // of the row, by whether the entry may go and its bits
       for (size_t rank = 0; rank < order.size(); ++rank) {
-        const int slot = order[rank];
-        const auto key = std::tuple{row, int{slots.bits_now[slot]}, rank >= floor_entries};
-        auto found = hulls_.find(key);
-        if (found == hulls_.end()) {
-          const auto& [unused, highest, may_drop] = key;
-          found = hulls_.emplace(key, HullUpTo(view, slots.distortion, parameters.ladder, highest, may_drop)).first;
-        }
+        const int slot = order[rank], bits = slots.bits_now[slot];
+        const bool may_drop = rank >= floor_entries;
+        const Hull*& hull = hulls[may_drop].at(bits);
+        if (!hull) hull = &hulls_.emplace_back(HullUpTo(view, slots.distortion, parameters.ladder, bits, may_drop));
         double weight = std::max(0.0, double{slots.priority[slot]});
         if (parameters.power != 1) weight = std::pow(weight, parameters.power);
-        items_.push_back({weight, &found->second, 0, static_cast<int>(row), slot});
+        items_.push_back({weight, hull, 0, static_cast<int>(row), slot});
       }
     }
   }
 
   Bits Run() {
-    SetSteps(-1);  // everything rises
-    if (BytesInUse() > view_.bytes) {
+    double bytes = 0;
+    for (Item& item : items_) {
+      item.step = item.hull->steps.size() - 1;
+      bytes += item.Now().bytes;
+    }
+    if (bytes > view_.bytes) {
       FindLambda();
       SpendTheRest();
     }
@@ -130,37 +132,51 @@ class Search {
     int row = 0, slot = 0;
     const Step& Now() const { return hull->steps[step]; }
     bool CanRise() const { return step + 1 < hull->steps.size(); }
+    size_t StepAt(double lambda) const {  // of equal cost: fewer bytes
+      const std::vector<double>& gain = hull->gain;
+      return std::find_if(gain.begin(), gain.end(), [&](double g) { return weight * g <= lambda; }) - gain.begin();
+    }
     double Gain() const { return weight * hull->gain[step]; }  // of rising, per byte
     double Cost() const { return hull->steps[step + 1].bytes - Now().bytes; }
   };
 
-  // Bisects log lambda until what is left over is less than any step costs.
+  // An item whose step at lambda is not known yet: between its step at the high end (item->step) and at the low end.
+  struct Open {
+    Item* item = nullptr;
+    size_t step_at_low = 0, step_at_middle = 0;
+    bool IsSettled() const { return step_at_low == item->step; }
+  };
+
+  // Bisects log lambda until what is left over is less than any step costs. Items that have the same step at both ends
+  // are settled, so that later rounds look at few.
   void FindLambda() {
-    double highest_gain = 0, least_cost = view_.bytes;
-    SetSteps(std::numeric_limits<double>::infinity());
-    for (const Item& item : items_) {
+    double highest_gain = 0, least_cost = view_.bytes, settled_bytes = 0;
+    std::vector<Open> open;
+    for (Item& item : items_) {
+      open.push_back({&item, item.step});
+      item.step = 0;
       if (item.CanRise()) highest_gain = std::max(highest_gain, item.Gain());
     }
-    for (const auto& [key, hull] : hulls_) {
+    for (const Hull& hull : hulls_) {
       for (size_t i = 0; i + 1 < hull.steps.size(); ++i) {
         least_cost = std::min(least_cost, hull.steps[i + 1].bytes - hull.steps[i].bytes);
       }
     }
     double high = std::log(std::max(highest_gain, 1e-300)) + 1, low = high - 200;  // at high nothing rises
     for (int i = 0; i < kIterations; ++i) {
-      const double middle = (low + high) / 2;
-      SetSteps(std::exp(middle));
-      const double rest = view_.bytes - BytesInUse();
+      const double middle = (low + high) / 2, lambda = std::exp(middle);
+      double rest = view_.bytes - settled_bytes;
+      for (Open& at : open) {
+        at.step_at_middle = at.item->StepAt(lambda);
+        rest -= at.item->hull->steps[at.step_at_middle].bytes;
+      }
       (rest < 0 ? low : high) = middle;
+      for (Open& at : open) {
+        (rest < 0 ? at.step_at_low : at.item->step) = at.step_at_middle;
+        if (at.IsSettled()) settled_bytes += at.item->Now().bytes;
+      }
+      std::erase_if(open, [](const Open& at) { return at.IsSettled(); });
       if (rest >= 0 && rest < least_cost) return;
-    }
-    SetSteps(std::exp(high));
-  }
-
-  void SetSteps(double lambda) {
-    for (Item& item : items_) {
-      item.step = 0;
-      while (item.CanRise() && item.Gain() > lambda) ++item.step;  // of equal cost: fewer bytes
     }
   }
 
@@ -193,7 +209,7 @@ class Search {
   }
 
   const SpendingView& view_;
-  std::map<std::tuple<size_t, int, bool>, Hull> hulls_;  // by row, bits now, and whether the entry may go
+  std::deque<Hull> hulls_;
   std::vector<Item> items_;
 };
 
