@@ -45,9 +45,21 @@ std::vector<std::string> SummaryLine(const ReportData& data, const std::string& 
           OrDash(kept, Percent),
           AccuracyText(live ? live->PooledAccuracy() : std::nullopt),
           OrDash(mean(live, "answer_nll"), Plain),
+          OrDash(mean(live, "perplexity"), Plain),
+          OrDash(mean(live, "kl"), Plain),
           OrDash(mean(replay, "attention_loss"), Plain),
           OrDash(retention, Percent),
           bytes ? BytesText(*bytes) : "–"};
+}
+
+// Leaves out columns in which no row but the first says anything.
+std::vector<std::vector<std::string>> WithoutEmptyColumns(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::vector<std::string>> filled(rows.size());
+  for (size_t column = 0; column < rows[0].size(); ++column) {
+    if (std::all_of(rows.begin() + 1, rows.end(), [&](const auto& row) { return row[column] == "–"; })) continue;
+    for (size_t row = 0; row < rows.size(); ++row) filled[row].push_back(rows[row][column]);
+  }
+  return filled;
 }
 
 }  // namespace
@@ -83,14 +95,14 @@ std::string SummaryTable(const Results& results) {
   const std::vector<ReportData> groups = GatherReportData(results);
   for (const ReportData& data : groups) {
     if (groups.size() > 1) text += StrCat(text.empty() ? "" : "\n", data.model, ", ", data.task, "\n");
-    std::vector<std::vector<std::string>> rows{
-        {"policy", "kept", "live accuracy", "answer NLL", "attention loss", "needle kept", "KV cache"}};
+    std::vector<std::vector<std::string>> rows{{"policy", "kept", "live accuracy", "answer NLL", "perplexity",
+                                                "live KL", "attention loss", "needle kept", "KV cache"}};
     for (const Budget& budget : data.budgets) {
       for (const PolicyName& policy : data.policies) {
         if (auto line = SummaryLine(data, policy.label, budget); !line.empty()) rows.push_back(std::move(line));
       }
     }
-    text += AlignedTable(rows);
+    text += AlignedTable(WithoutEmptyColumns(rows));
   }
   return text;
 }

@@ -47,6 +47,19 @@ TEST(SummaryTable, PutsReplayAndLiveOnOneLine) {
               HasSubstr("tova    25\u00a0%            2/4           –               –            –         –\n"));
 }
 
+TEST(SummaryTable, LeavesOutWhatNoRunMeasured) {
+  Results results;
+  results.rows.resize(1);
+  ResultRow& row = results.rows[0].figures;
+  row.Set("mode", "live");
+  row.Set("policy", "h2o");
+  row.Set("task", "text");
+  row.Set("perplexity", 47.5);
+  const std::string table = SummaryTable(results);
+  EXPECT_THAT(table, HasSubstr("policy  perplexity\n"));
+  EXPECT_THAT(table, HasSubstr("h2o           47.5\n"));
+}
+
 TEST(SummaryTable, ListsTheFullCacheFirst) {
   FakeResultsOptions options;
   options.tokens = 160;
