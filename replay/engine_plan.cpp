@@ -122,12 +122,10 @@ PolicyBudget BudgetOf(const Plan& plan) {
   return budget;
 }
 
-// Whether not even one entry per KV head fits, at the lowest bits.
+// Whether not even one entry per KV head fits, as it comes.
 bool IsMinimum(const Plan& plan) {
   if (plan.needs.fixed_rate || plan.request.budget.unit != BudgetSpec::Unit::kFraction) return false;
-  double least = plan.BytesPerEntry();
-  if (plan.SpendsBits()) least = plan.budget.entry_bytes[plan.store->ladder().back()];
-  return plan.budget.bytes < least * plan.shape.num_layers * plan.shape.num_kv_heads * (1 - 1e-9);
+  return plan.budget.bytes < plan.BytesPerEntry() * plan.shape.num_layers * plan.shape.num_kv_heads * (1 - 1e-9);
 }
 
 void CheckBytes(const Plan& plan) {

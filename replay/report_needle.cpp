@@ -92,12 +92,7 @@ std::optional<Svg> RetentionChart(const ReportData& data, const std::string& mod
   spec.panels_across = static_cast<int>(budgets.size());
   for (const Budget& budget : budgets) spec.headers.push_back(BudgetTitle(budget));
   spec.titles_left = true;
-  spec.row_label = "KV head";
-  spec.column_label = "layer";
-  spec.row_names = AxisNames(data, "kv_head_numbers", static_cast<size_t>(heads));
-  spec.column_names = AxisNames(data, "layer_numbers", static_cast<size_t>(layers));
-  spec.cell_width = std::clamp(330.0 / layers, 5.0, 24.0);
-  spec.cell_height = heads > 4 ? 8 : 11;
+  NameAxes(data, HeadAxis::kKvHeads, 330, spec);
   spec.unit = Unit::kPercent;
   spec.scale_label = "share of the needle's entries kept";
   return MatrixChart(spec);

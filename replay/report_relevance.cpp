@@ -75,6 +75,21 @@ MatrixPanel HeadPanel(const NamedArray& array) {
   return panel;
 }
 
+void NameAxes(const ReportData& data, HeadAxis axis, double panel_width, MatrixChartSpec& spec) {
+  int layers = 1, heads = 1;
+  for (const MatrixPanel& panel : spec.panels) {
+    layers = std::max(layers, panel.columns);
+    heads = std::max(heads, panel.rows);
+  }
+  const bool is_kv = axis == HeadAxis::kKvHeads;
+  spec.row_label = is_kv ? "KV head" : "head";
+  spec.column_label = "layer";
+  spec.row_names = AxisNames(data, is_kv ? "kv_head_numbers" : "head_numbers", static_cast<size_t>(heads));
+  spec.column_names = AxisNames(data, "layer_numbers", static_cast<size_t>(layers));
+  spec.cell_width = std::clamp(panel_width / layers, 5.0, 26.0);
+  spec.cell_height = heads > (is_kv ? 4 : 16) ? 8 : 11;
+}
+
 namespace {
 
 // "last32_before_question" -> "last32 before question".
@@ -119,22 +134,14 @@ void WriteRelevance(ReportPage& page, const SectionContext& context) {
   }
   MatrixChartSpec spec;
   spec.alt = "AUC of relevance for needle tokens, by layer and head";
-  int layers = 0, heads = 0;
   for (const AucStat& stat : stats) {
     MatrixPanel panel = HeadPanel(stat.mean);
-    layers = std::max(layers, panel.columns);
-    heads = std::max(heads, panel.rows);
     panel.title = StatTitle(stat);
     panel.note = "mean " + NumberText(MeanOf(stat.mean), 2);
     spec.panels.push_back(std::move(panel));
   }
-  spec.panels_across = layers > 40 ? 1 : 2;
-  spec.row_label = "head";
-  spec.column_label = "layer";
-  spec.row_names = AxisNames(data, "head_numbers", static_cast<size_t>(heads));
-  spec.column_names = AxisNames(data, "layer_numbers", static_cast<size_t>(layers));
-  spec.cell_width = std::clamp(400.0 / layers, 6.0, 26.0);
-  spec.cell_height = heads > 16 ? 8 : 12;
+  NameAxes(data, HeadAxis::kHeads, 400, spec);
+  spec.panels_across = spec.column_names.size() > 40 ? 1 : 2;
   spec.diverging = true;
   spec.scale_label = "AUC: needle tokens ranked above the rest";
   page.Figure(context.slug_prefix + "needle_auc", MatrixChart(spec),

@@ -42,6 +42,9 @@ std::string BudgetTitle(const Budget& budget);
 std::optional<NamedArray> MeanTraceArray(const ReportData& data, std::string_view name);
 // [layer, head] as a panel with heads down and layers across.
 MatrixPanel HeadPanel(const NamedArray& array);
+// What charts of such panels have in common: names along both axes, and cells of which a panel is `panel_width` wide.
+enum class HeadAxis { kHeads, kKvHeads };
+void NameAxes(const ReportData& data, HeadAxis axis, double panel_width, MatrixChartSpec& spec);
 // "last32 before question" of needle_auc_last32_before_question.
 struct AucStat {
   std::string name;

@@ -110,13 +110,10 @@ void DrawCases(ReportPage& page, const StudyTable& table, const std::vector<Case
   MatrixChartSpec left, rank;
   const auto has = [](const Case& one, const char* name) { return one.arrays->Find(name) != nullptr; };
   const bool bits = std::all_of(cases.begin(), cases.end(), [&](const Case& one) { return has(one, "needle_bits"); });
-  int layers = 1, heads = 1;
   for (const Case& one : cases) {
     const NamedArray* array = one.arrays->Find(bits ? "needle_bits" : "needle_retention");
     if (!array || array->shape.size() != 2) continue;
     MatrixPanel panel = HeadPanel(*array);
-    layers = std::max(layers, panel.columns);
-    heads = std::max(heads, panel.rows);
     panel.title = CaseName(one);
     panel.note = bits ? "mean " + FixedText(MeanOf(*array), 1) : "mean " + PercentText(MeanOf(*array));
     left.panels.push_back(std::move(panel));
@@ -129,12 +126,7 @@ void DrawCases(ReportPage& page, const StudyTable& table, const std::vector<Case
   }
   for (MatrixChartSpec* spec : {&left, &rank}) {
     spec->panels_across = 1;
-    spec->row_label = "KV head";
-    spec->column_label = "layer";
-    spec->row_names = AxisNames(table.data, "kv_head_numbers", static_cast<size_t>(heads));
-    spec->column_names = AxisNames(table.data, "layer_numbers", static_cast<size_t>(layers));
-    spec->cell_width = std::clamp(420.0 / layers, 6.0, 26.0);
-    spec->cell_height = heads > 8 ? 9 : 13;
+    NameAxes(table.data, HeadAxis::kKvHeads, 420, *spec);
   }
   if (left.panels.empty()) return;
   left.alt = "what was left of the needle, by layer and KV head";

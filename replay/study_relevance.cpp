@@ -95,27 +95,19 @@ void AucTable(ReportPage& page, const ReportData& data, const std::vector<Tracke
 void AucMaps(ReportPage& page, const ReportData& data, const std::vector<Tracker>& trackers) {
   MatrixChartSpec spec;
   spec.alt = "AUC of relevance for needle tokens, by layer and head, before and after the question";
-  int layers = 0, heads = 0;
   for (const Tracker& tracker : trackers) {
     for (const auto* auc : {&tracker.before, &tracker.after}) {
       MatrixPanel panel;
       if (*auc) panel = HeadPanel(**auc);
       if (*auc) panel.note = "mean " + FixedText(MeanOf(**auc), 2);
       panel.title = tracker.name;
-      layers = std::max(layers, panel.columns);
-      heads = std::max(heads, panel.rows);
       spec.panels.push_back(std::move(panel));
     }
   }
   spec.panels_across = 2;
   spec.headers = {"before the question", "after the question"};
   spec.titles_left = true;
-  spec.row_label = "head";
-  spec.column_label = "layer";
-  spec.row_names = AxisNames(data, "head_numbers", static_cast<size_t>(heads));
-  spec.column_names = AxisNames(data, "layer_numbers", static_cast<size_t>(layers));
-  spec.cell_width = std::clamp(330.0 / layers, 5.0, 24.0);
-  spec.cell_height = heads > 16 ? 8 : 11;
+  NameAxes(data, HeadAxis::kHeads, 330, spec);
   spec.diverging = true;
   spec.scale_label = "AUC: needle tokens ranked above the rest";
   page.Figure("relevance_auc", MatrixChart(spec),

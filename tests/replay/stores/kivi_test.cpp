@@ -4,14 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <random>
 
 #include "core/error.h"
-#include "core/half.h"
 #include "kernels/quantize.h"
 #include "replay/registry.h"
+#include "tests/support/replay_rows.h"
 
 namespace kvscope {
 namespace {
@@ -27,17 +26,6 @@ std::unique_ptr<Store> MakeStore(const StoreSetup& setup) {
                                   {"group", std::to_string(setup.group)},
                                   {"residual", std::to_string(setup.residual)}});
   return Stores().at("kivi").make(params);
-}
-
-Floats RandomHalves(size_t count, std::mt19937& random) {
-  std::normal_distribution<float> normal(0, 3);
-  Floats values(count);
-  for (float& value : values) value = FloatFromHalf(HalfFromFloat(normal(random)));
-  return values;
-}
-
-bool SameBits(const Floats& a, const Floats& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 Floats Quantized(Floats group, int bits) {

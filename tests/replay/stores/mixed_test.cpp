@@ -5,13 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <random>
 
 #include "core/half.h"
 #include "kernels/quantize.h"
 #include "replay/registry.h"
+#include "tests/support/replay_rows.h"
 
 namespace kvscope {
 namespace {
@@ -26,17 +26,6 @@ struct StoreSetup {
 std::unique_ptr<Store> MakeStore(const StoreSetup& setup) {
   Params params("test", {{"group", std::to_string(setup.group)}, {"balance", setup.balance}, {"source", setup.source}});
   return Stores().at("mixed").make(params);
-}
-
-Floats RandomHalves(size_t count, std::mt19937& random) {
-  std::normal_distribution<float> normal(0, 3);
-  Floats values(count);
-  for (float& value : values) value = FloatFromHalf(HalfFromFloat(normal(random)));
-  return values;
-}
-
-bool SameBits(const Floats& a, const Floats& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 // The specification: what each slot reads as.
