@@ -133,9 +133,10 @@ PolicyNeeds ComposedPolicy::Needs(const ModelShape& shape) const {
   needs.oracle |= parts_.store->is_oracle();
   needs.spends_bits = parts_.allocator->spends_bits() && !needs.fixed_rate;
   if (needs.spends_bits) {
-    needs.keys = needs.values = true;
-    needs.queries = parts_.store->key_balance() == KeyBalance::kQueryKey ||
-                    (parts_.allocator->harm() != Harm::kNone && parts_.allocator->harm() != Harm::kRelative);
+    const Harm harm = parts_.allocator->harm();
+    const KeyBalance balance = parts_.store->key_balance();
+    needs.keys = needs.values = harm != Harm::kNone || balance != KeyBalance::kNone;
+    needs.queries = ReadsQueries(harm) || balance == KeyBalance::kQueryKey;
     // Two bits say which of the pools an entry is in.
     needs.state_bytes_per_entry += 0.25 / (needs.scope == Scope::kLayer ? shape.num_kv_heads : 1);
   }
@@ -163,15 +164,22 @@ void ComposedPolicy::MeasureHarm(const LayerView& view, Layer& layer) const {
   const Harm harm = parts_.allocator->harm();
   if (harm == Harm::kNone) return;
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
-    const std::vector<float> factors = layer.key_factors.empty() ? std::vector<float>{} : layer.key_factors[kv_head];
+    std::span<const float> factors;
+    if (!layer.key_factors.empty()) factors = layer.key_factors[kv_head];
     layer.distortion.push_back(MeasureDistortion(view, kv_head, *parts_.store, factors, harm));
   }
   if (NumRows() > 1) return;
-  std::vector<double> mean(parts_.store->ladder().size());
-  for (const std::vector<double>& of_head : layer.distortion) {
-    for (size_t i = 0; i < mean.size(); ++i) mean[i] += of_head[i] / shape_.num_kv_heads;
+  // One row stands for all: their mean, but bits that are as bad as none in one KV head are so for all.
+  std::vector<double> shared(parts_.store->ladder().size());
+  for (size_t step = 0; step < shared.size(); ++step) {
+    double worst = 0;
+    for (const std::vector<double>& of_head : layer.distortion) {
+      shared[step] += of_head[step] / shape_.num_kv_heads;
+      worst = std::max(worst, of_head[step]);
+    }
+    if (worst >= 1) shared[step] = std::max(shared[step], 1.0);
   }
-  layer.distortion = {mean};
+  layer.distortion = {shared};
 }
 
 std::vector<float> ComposedPolicy::Prioritize(const PriorityView& view) const {
@@ -403,8 +411,8 @@ LayerPlan ComposedPolicy::Spend(const StepView& step, Layer& layer) {
   std::vector<SpendingView::Row> rows;
   for (int row = 0; row < NumRows(); ++row) {
     const std::span<const int> tokens = step.TokenFromSlot(row);
-    ranked.push_back(Prioritize({step.layer_index(), row, step.query_token() + 1,
-                                 parts_.allocator->ContestedEntries(budget_), tokens, layer.relevance[row]}));
+    ranked.push_back(Prioritize(
+        {step.layer_index(), row, step.query_token() + 1, ContestedEntries(), tokens, layer.relevance[row]}));
     RankTogether(tokens, settings_.granularity, ranked.back());
   }
   for (int row = 0; row < NumRows(); ++row) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 namespace kvscope {
@@ -33,26 +34,26 @@ double Sum(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
-std::vector<float> MeanRow(std::span<const float> rows, int dim) {
-  std::vector<double> sum(dim);
-  for (size_t i = 0; i < rows.size(); ++i) sum[i % dim] += rows[i];
-  std::vector<float> mean;
-  for (const double value : sum) mean.push_back(static_cast<float>(value * dim / std::max<size_t>(rows.size(), 1)));
-  return mean;
+double Size(std::span<const float> rows) {
+  return std::inner_product(rows.begin(), rows.end(), rows.begin(), 0.0, std::plus<>(),
+                            [](float a, float b) { return double{a} * b; });
 }
 
-// Squared distance of the rows from one row, or from zero.
-double Size(std::span<const float> rows, std::span<const float> origin) {
-  double size = 0;
+// Squared distance of the rows from their mean.
+double Spread(std::span<const float> rows, int dim) {
+  std::vector<double> sum(dim);
+  for (size_t i = 0; i < rows.size(); ++i) sum[i % dim] += rows[i];
+  double spread = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
-    const double distance = double{rows[i]} - (origin.empty() ? 0.0f : origin[i % origin.size()]);
-    size += distance * distance;
+    const double distance = rows[i] - sum[i % dim] * dim / static_cast<double>(rows.size());
+    spread += distance * distance;
   }
-  return size;
+  return spread;
 }
 
 double Ratio(double error, double size) {
-  return size > 0 ? error / size : 0;
+  if (size > 0) return error / size;
+  return error > 0 ? std::numeric_limits<double>::infinity() : 0;
 }
 
 }  // namespace
@@ -66,8 +67,8 @@ std::vector<double> MeasureDistortion(const LayerView& view, int kv_head, const 
   std::vector<int> slots(samples);
   std::iota(slots.begin(), slots.end(), 0);
   std::vector<float> rms;
-  if (harm != Harm::kRelative) rms = view.Queries(kv_head).rms;
-  const double size_k = Size(k, {}), size_v = Size(v, {}), spread_v = Size(v, MeanRow(v, shape.head_dim_v));
+  if (ReadsQueries(harm)) rms = view.Queries(kv_head).rms;
+  const double size_k = Size(k), size_v = Size(v), spread_v = Spread(v, shape.head_dim_v);
   std::vector<float> packed_k(k.size()), packed_v(v.size());
   std::vector<double> distortion;
   for (const uint8_t bits : store.ladder()) {

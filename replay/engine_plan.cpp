@@ -243,7 +243,12 @@ std::string WhyRefused(const TraceSource& source, const PlanRequest& request) {
   if (decision < 1) return "the trace marks no segment at whose end to decide; use --decide-at prompt";
   if (request.decision_token > num_tokens)
     return StrCat("the trace ends after ", num_tokens, " tokens, before the decision");
-  for (const StatisticSpec& spec : request.spec.Needs(ShapeOf(source.info())).statistics) {
+  const PolicyNeeds needs = request.spec.Needs(ShapeOf(source.info()));
+  if (needs.queries) {  // those that are stored stand for all, but there must be some
+    const std::string reason = WhyRowsAreMissing(source, std::max(0, decision - 1), decision);
+    if (!reason.empty()) return "the size of queries " + reason;
+  }
+  for (const StatisticSpec& spec : needs.statistics) {
     const int begin = spec.last_rows > 0 ? std::max(0, decision - spec.last_rows) : 0;
     const std::string reason = WhyRowsAreMissing(source, begin, decision);
     if (!reason.empty()) return StrCat("statistic ", ToString(spec), " ", reason);
@@ -265,7 +270,7 @@ std::vector<Plan> MakePlans(const TraceSource& source, const std::vector<PlanReq
     for (const StatisticSpec& spec : group.needs.statistics) {
       evidence.Add(spec, requests[group.requests[0]].FirstDecision());
     }
-    if (group.needs.keys || group.needs.values || group.needs.queries) evidence.KeepKeysAndValues();
+    if (group.needs.keys || group.needs.values || group.needs.queries) evidence.KeepRows();
   }
   if (options.add_evidence) options.add_evidence(evidence);
 

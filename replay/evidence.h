@@ -2,8 +2,9 @@
 // The evidence pass: every statistic of attention columns that any policy of a sweep declared, from one tiled sweep
 // over Q, K and lse of each (layer, KV head). Decisions at different tokens share the pass.
 //
-// Memory: at most one KV head's q, k, v, lse per thread, and the statistics of the layers asked for at once
-// (specs * heads * row_end floats each), whatever the size of the trace. Results do not depend on threads.
+// Memory: at most one KV head's q, k, v, lse per thread (with KeepRows: of every layer asked for at once), and the
+// statistics of those layers (specs * heads * row_end floats each), whatever the size of the trace. Results do not
+// depend on threads.
 #pragma once
 
 #include <functional>
@@ -47,7 +48,7 @@ class Evidence {
   Evidence(const TraceSource& source, int row_end);
   // Asks for a statistic as of a decision at num_tokens <= row_end.
   void Add(const StatisticSpec& spec, int num_tokens);
-  void KeepKeysAndValues() { keeps_rows_ = true; }
+  void KeepRows() { keeps_rows_ = true; }
   // Rebuilds the weights [query token + 1] of these query tokens (those stored) of every head. see_row is called from
   // several threads, for one head's rows in order.
   using SeeRow = std::function<void(int layer_index, int head, int query_token, std::span<const float> weights)>;

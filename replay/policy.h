@@ -164,6 +164,9 @@ enum class Harm {
   kOutput,    // to the head's output, per weight: mean square error of its score + squared error of V over V's spread
   kCapped,    // kRelative, but 1 where scores are off by 1 or more: weights are then wrong by a factor of e
 };
+inline bool ReadsQueries(Harm harm) {
+  return harm == Harm::kOutput || harm == Harm::kCapped;
+}
 
 // Bytes to be spent on entries of one or all layers. A row is a KV head of a layer or, where all KV heads of a layer
 // keep the same, the layer.

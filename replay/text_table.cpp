@@ -102,7 +102,7 @@ std::string SummaryTable(const Results& results) {
         if (auto line = SummaryLine(data, policy.label, budget); !line.empty()) rows.push_back(std::move(line));
       }
     }
-    text += AlignedTable(WithoutEmptyColumns(rows));
+    if (rows.size() > 1) text += AlignedTable(WithoutEmptyColumns(rows));
   }
   return text;
 }

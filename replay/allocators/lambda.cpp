@@ -35,26 +35,35 @@ struct Step {
   double bytes = 0, distortion = 1;
 };
 
-// The lower convex hull of the steps up to `highest` bits: bytes ascending, distortion falling, each step gaining less
-// per byte than the one before. The first is to be dropped, or the lowest bits for entries that must stay.
+// The lower convex hull of an entry's steps: bytes ascending, distortion falling, each step gaining less
+// per byte than the one before.
 struct Hull {
   std::vector<Step> steps;
   std::vector<double> gain;  // [step] per byte, of going to the next, for an entry of weight 1
 };
 
-Hull HullUpTo(const SpendingView& view, std::span<const double> distortion, std::span<const uint8_t> allowed,
-              int highest, bool may_drop) {
+// What an entry of `highest` bits can be kept in: of the bits on offer those whose D is below 1, and the most of them
+// whatever its D. Ascending by bits, never empty.
+std::vector<Step> StepsUpTo(const SpendingView& view, std::span<const double> distortion,
+                            std::span<const uint8_t> allowed, int highest) {
+  constexpr double kAlmostNothing = 0.999;
   std::vector<Step> steps;
-  if (may_drop) steps.push_back({});
-  for (size_t i = view.ladder.size(); i-- > 0;) {  // ascending bits
-    const int bits = view.ladder[i];
-    if (bits > highest || !IsOffered(allowed, bits) || distortion[i] >= 1) continue;  // 1: as harmful as dropping it
-    steps.push_back({view.ladder[i], view.entry_bytes[i], distortion[i]});
+  for (size_t i = 0; i < view.ladder.size(); ++i) {  // descending bits
+    if (view.ladder[i] > highest || !IsOffered(allowed, view.ladder[i])) continue;
+    const double harm = steps.empty() ? std::min(distortion[i], kAlmostNothing) : distortion[i];
+    if (harm < 1) steps.push_back({view.ladder[i], view.entry_bytes[i], harm});
   }
   if (steps.empty()) {  // it has fewer bits than are on offer: it stays as it is
     const size_t i = LadderIndex(view.ladder, highest);
-    steps.push_back({view.ladder[i], view.entry_bytes[i], distortion[i]});
+    steps.push_back({view.ladder[i], view.entry_bytes[i], std::min(distortion[i], kAlmostNothing)});
   }
+  std::reverse(steps.begin(), steps.end());
+  return steps;
+}
+
+// The first step is to be dropped where that is allowed.
+Hull HullOf(std::vector<Step> steps, bool may_drop) {
+  if (may_drop) steps.insert(steps.begin(), Step{});
   Hull hull;
   const auto gain = [](const Step& from, const Step& to) {
     return (from.distortion - to.distortion) / (to.bytes - from.bytes);
@@ -99,7 +108,8 @@ class Search {
         const int slot = order[rank], bits = slots.bits_now[slot];
         const bool may_drop = rank >= floor_entries;
         const Hull*& hull = hulls[may_drop].at(bits);
-        if (!hull) hull = &hulls_.emplace_back(HullUpTo(view, slots.distortion, parameters.ladder, bits, may_drop));
+        if (!hull)
+          hull = &hulls_.emplace_back(HullOf(StepsUpTo(view, slots.distortion, parameters.ladder, bits), may_drop));
         double weight = std::max(0.0, double{slots.priority[slot]});
         if (parameters.power != 1) weight = std::pow(weight, parameters.power);
         items_.push_back({weight, hull, 0, static_cast<int>(row), slot});
@@ -150,19 +160,23 @@ class Search {
   // Bisects log lambda until what is left over is less than any step costs. Items that have the same step at both ends
   // are settled, so that later rounds look at few.
   void FindLambda() {
-    double highest_gain = 0, least_cost = view_.bytes, settled_bytes = 0;
+    double highest_gain = 0, lowest_gain = std::numeric_limits<double>::infinity(), settled_bytes = 0;
+    double least_cost = view_.bytes;
     std::vector<Open> open;
     for (Item& item : items_) {
       open.push_back({&item, item.step});
       item.step = 0;
-      if (item.CanRise()) highest_gain = std::max(highest_gain, item.Gain());
+      if (!item.CanRise()) continue;
+      highest_gain = std::max(highest_gain, item.Gain());
+      if (item.weight > 0) lowest_gain = std::min(lowest_gain, item.weight * item.hull->gain.back());
     }
     for (const Hull& hull : hulls_) {
       for (size_t i = 0; i + 1 < hull.steps.size(); ++i) {
         least_cost = std::min(least_cost, hull.steps[i + 1].bytes - hull.steps[i].bytes);
       }
     }
-    double high = std::log(std::max(highest_gain, 1e-300)) + 1, low = high - 200;  // at high nothing rises
+    double high = std::log(std::max(highest_gain, 1e-300)) + 1;                      // nothing rises
+    double low = std::min(high - 200, std::log(std::max(lowest_gain, 1e-300)) - 1);  // everything does
     for (int i = 0; i < kIterations; ++i) {
       const double middle = (low + high) / 2, lambda = std::exp(middle);
       double rest = view_.bytes - settled_bytes;
@@ -237,18 +251,31 @@ class Lambda final : public Allocator {
 
  private:
   Bits SpendTogether(const SpendingView& view) const {
-    double lowest = 0;  // of the row whose entries need most
-    for (const SpendingView::Row& row : view.rows) {
-      for (size_t i = view.ladder.size(); i-- > 0;) {
-        if (row.distortion[i] >= 1 || !IsOffered(parameters_.ladder, view.ladder[i])) continue;
-        lowest = std::max(lowest, view.entry_bytes[i]);
-        break;
-      }
-    }
-    const double fit = std::floor(view.bytes / (lowest * static_cast<double>(view.rows.size())));
     double floor = std::ceil(parameters_.floor * view.uniform_entries);
     if (parameters_.drops_last) floor = std::numeric_limits<int>::max();
-    return Search(view, parameters_, static_cast<size_t>(std::max(1.0, std::min(floor, fit)))).Run();
+    return Search(view, parameters_, static_cast<size_t>(std::max(1.0, std::min(floor, MostThatFit(view))))).Run();
+  }
+
+  // Of each row, when all entries of every row that has fewer stay.
+  double MostThatFit(const SpendingView& view) const {
+    std::vector<std::pair<size_t, double>> rows;  // entries, bytes of the lowest bits
+    double bytes_of_one = 0, rest = view.bytes;   // of one more entry in every row
+    for (const SpendingView::Row& row : view.rows) {
+      const auto gone = std::count(row.bits_now.begin(), row.bits_now.end(), 0);
+      const double lowest = StepsUpTo(view, row.distortion, parameters_.ladder, view.ladder[0]).front().bytes;
+      rows.emplace_back(row.bits_now.size() - gone, lowest);
+      bytes_of_one += lowest;
+    }
+    std::sort(rows.begin(), rows.end());
+    size_t most = 0;
+    for (const auto& [entries, lowest] : rows) {
+      const double more = static_cast<double>(entries - most);
+      if (more * bytes_of_one > rest) return static_cast<double>(most) + std::floor(rest / bytes_of_one);
+      rest -= more * bytes_of_one;
+      most = entries;
+      bytes_of_one -= lowest;
+    }
+    return static_cast<double>(most);
   }
 
   LambdaParameters parameters_;

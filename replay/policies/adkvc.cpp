@@ -14,9 +14,9 @@
 // State    relevance, float32 per entry of a layer (scope=kv_head: of a KV head). The age follows from the position.
 // Departs  from the proposal's text, which adkvc_literal follows more closely (tokens one by one, bits by relative
 //          error alone): the average is corrected for age (else young tokens look irrelevant), and a token
-//          that no query has judged yet (age up to `gate`) stays as it is. No sinks or window by default: --guard
-//          sinks=4,recent=64 is the proposal's arm. oracle=relevance takes the full cache's weights, which no real
-//          policy has: it shows what the feedback through its own cache costs.
+//          that no query has judged yet (age up to `gate`) is the last to lose bits or go. No sinks or window by
+//          default: --guard sinks=4,recent=64 is the proposal's arm. oracle=relevance takes the full cache's weights,
+//          which no real policy has: it shows what the feedback through its own cache costs.
 // Test     tests/replay/policies/adkvc_test.cpp
 #include <cmath>
 #include <numbers>
@@ -167,7 +167,7 @@ const ScorerRegistration registration({
      .paper_url = "",
      .summary = "spends bits by relevance, an average or maximum over all later queries, and evicts the rest; "
                 "blocks of 8 tokens go together",
-     .departs = "the average is corrected for age; unjudged tokens stay; no guards by default"},
+     .departs = "the average is corrected for age; unjudged tokens go last; no guards by default"},
     "eviction",
     Growth::kFixed,
     Make,
@@ -179,7 +179,7 @@ const ScorerRegistration registration({
 const CombinationRegistration combination(
     {{.name = "adkvc_literal",
       .paper_url = "",
-      .summary = "adkvc as proposed: tokens one by one, bits by relative error alone",
+      .summary = "adkvc nearer to its proposal: tokens one by one, bits by relative error alone",
       .departs = "see adkvc"},
      "adkvc/block=1:harm=relative"});
 

@@ -116,6 +116,51 @@ TEST(ComposedPolicy, KeepsTheMostRelevantOfEachKvHead) {
   EXPECT_FALSE(policy.WatchesSteps());
 }
 
+TEST(ComposedPolicy, BitsAreSpentOnBlocksByTheirBestEntryOnChunksByTheirMean) {
+  const std::vector<float> row{0, 9, 0, 0, /**/ 3, 3, 3, 3, /**/ 1, 1, 1, ProtectedPriority(11)};
+  for (const bool ranks_by_max : {true, false}) {
+    Params params("test", {{"ladder", "16"}, {"floor", "0"}, {"harm", "relative"}});
+    ComposedPolicy policy("test",
+                          {std::make_unique<Scripted>(PerSlot{row, row}, Scope::kKvHead),
+                           Allocators().at("lambda").make(params), Stores().at("mixed").make(params)},
+                          {.granularity = {4, ranks_by_max}});
+    policy.AfterLayer(TinyLayerView(RandomAttention(kTwoHeads, 12, 1), 0, 12));
+    PolicyBudget budget{12, 5};
+    budget.num_rows = 2;
+    budget.entry_bytes[16] = 16, budget.entry_bytes[8] = 12, budget.entry_bytes[4] = 10, budget.entry_bytes[2] = 9;
+    budget.bytes = 2 * 5 * 16;
+    const LayerPlan plan = policy.Select(0, policy.Allocate(kTwoHeads, budget)[0]);
+    const int first = ranks_by_max ? 0 : 4;  // 9 against 3, or 2.25 against 3
+    EXPECT_THAT(plan[1].keep, ElementsAre(first, first + 1, first + 2, first + 3, 11));
+  }
+}
+
+TEST(ComposedPolicy, BitsThatAreAsBadAsNoneInOneKvHeadAreSoForItsLayer) {
+  // Large keys in one KV head: its scores cannot be told at 2 bits; small ones in the other.
+  for (const double size : {0.01, 100.0}) {
+    TinyAttention attention = RandomAttention(kTwoHeads, 40, 1);
+    for (auto& key : attention.k[1]) {
+      for (double& value : key) value *= size;
+    }
+    for (auto& key : attention.k[0]) {
+      for (double& value : key) value *= 0.01;
+    }
+    Params params("test", {{"floor", "0"}});
+    const PerSlot relevance(2, std::vector<float>(40, 1.0f));
+    ComposedPolicy policy("test",
+                          {std::make_unique<Scripted>(relevance, Scope::kLayer), Allocators().at("lambda").make(params),
+                           Stores().at("mixed").make(params)},
+                          {});
+    policy.AfterLayer(TinyLayerView(attention, 0, 40));
+    PolicyBudget budget{40, 10};
+    budget.num_rows = 2;
+    budget.entry_bytes[16] = 16, budget.entry_bytes[8] = 12, budget.entry_bytes[4] = 10, budget.entry_bytes[2] = 3;
+    budget.bytes = 2 * 40 * 3;
+    const LayerPlan plan = policy.Select(0, policy.Allocate(kTwoHeads, budget)[0]);
+    EXPECT_EQ(std::count(plan[0].bits.begin(), plan[0].bits.end(), 2), size < 1 ? 40 : 0);
+  }
+}
+
 TEST(ComposedPolicy, LayerScopeKeepsTheSameTokensInAllKvHeads) {
   ComposedPolicy policy = MakePolicy({{5, 1, 4, 2}, {5, 1, 4, 2}}, {}, Scope::kLayer);
   const LayerPlan plan = Decide(policy, 4, 2);

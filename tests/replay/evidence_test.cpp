@@ -75,11 +75,37 @@ TEST(Evidence, GivesKeysOnlyWhenAsked) {
   const auto without = evidence.Compute(0, 1);
   EXPECT_THROW(EvidenceView(without[0], 20, 0).Keys(0), Error);
   EXPECT_THROW(EvidenceView(without[0], 20, 0).Statistic({.kind = Kind::kSum}, 0), Error);
-  evidence.KeepKeysAndValues();
+  evidence.KeepRows();
   const auto with = evidence.Compute(0, 1);
   const std::vector<float> keys = EvidenceView(with[0], 18, 0).Keys(1);
   ASSERT_EQ(keys.size(), 18u * 16);
   EXPECT_EQ(keys[17 * 16 + 3], FloatFromHalf(run.layers[0].k.halves()[(22 + 17) * 16 + 3]));
+}
+
+TEST(Evidence, MeasuresQueriesBeforeTheDecisionAsScoresSeeThem) {
+  const TinyShape shape{.layers = 1, .heads = 4, .kv_heads = 2, .head_dim = 16, .tokens = 40, .steps = 3};
+  const TinyRun run = MakeTinyRun(shape);
+  const auto trace = MakeTinyTrace(shape);
+  Evidence evidence(*trace, 40);
+  evidence.KeepRows();
+  const LayerEvidence layer = std::move(evidence.Compute(0, 1)[0]);
+  const std::span<const Half> q = run.layers[0].q.halves();  // [heads, tokens + steps, head_dim]
+  const int rows = 43;
+  for (int kv_head = 0; kv_head < 2; ++kv_head) {
+    const QueryChannels channels = EvidenceView(layer, 30, 0).Queries(kv_head);
+    for (int channel = 0; channel < 16; ++channel) {
+      double largest = 0, squares = 0;
+      for (int head = 2 * kv_head; head < 2 * kv_head + 2; ++head) {
+        for (int token = 0; token < 30; ++token) {
+          const double value = run.info.layers[0].scale * FloatFromHalf(q[(head * rows + token) * 16 + channel]);
+          largest = std::max(largest, std::fabs(value));
+          squares += value * value;
+        }
+      }
+      EXPECT_NEAR(channels.largest[channel], largest, 1e-3 * largest);
+      EXPECT_NEAR(channels.rms[channel], std::sqrt(squares / 60), 1e-3 * largest);
+    }
+  }
 }
 
 TEST(Evidence, SaysWhatItCannotReplay) {

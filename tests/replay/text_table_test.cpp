@@ -55,9 +55,10 @@ TEST(SummaryTable, LeavesOutWhatNoRunMeasured) {
   row.Set("policy", "h2o");
   row.Set("task", "text");
   row.Set("perplexity", 47.5);
+  row.Set("kl", 0.25);
   const std::string table = SummaryTable(results);
-  EXPECT_THAT(table, HasSubstr("policy  perplexity\n"));
-  EXPECT_THAT(table, HasSubstr("h2o           47.5\n"));
+  EXPECT_THAT(table, HasSubstr("policy  perplexity  live KL\n"));
+  EXPECT_THAT(table, HasSubstr("h2o           47.5    0.250\n"));
 }
 
 TEST(SummaryTable, ListsTheFullCacheFirst) {

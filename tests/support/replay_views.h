@@ -38,8 +38,7 @@ class TinyLayerView final : public LayerView {
   std::vector<float> Keys(int kv_head) const override;
   std::vector<float> Values(int kv_head) const override { return Keys(kv_head); }
   QueryChannels Queries(int) const override {
-    const std::vector<float> ones(shape_.head_dim_k, 1.0f);
-    return {ones, ones};
+    return {std::vector<float>(shape_.head_dim_k, 3.0f), std::vector<float>(shape_.head_dim_k, 2.0f)};
   }
   uint64_t seed() const override { return seed_; }
   void set_seed(uint64_t seed) { seed_ = seed; }

@@ -21,6 +21,7 @@ struct Problem {
   Bits bits_now;
   std::vector<int> tokens;
   std::vector<double> entry_bytes{256, 136, 72, 40}, distortion{0, 3e-5, 8e-3, 0.2};
+  std::vector<double> distortion_of_last;  // where the last row has one of its own
   double bytes = 0;
   int rows_per_layer = 1;
 
@@ -32,7 +33,9 @@ struct Problem {
   SpendingView View() const {
     SpendingView view{{}, kLadder, entry_bytes, bytes, static_cast<int>(bytes / 256 / priority.size())};
     for (size_t row = 0; row < priority.size(); ++row) {
-      view.rows.push_back({static_cast<int>(row) / rows_per_layer, priority[row], bits_now[row], tokens, distortion});
+      const bool is_last = row + 1 == priority.size() && !distortion_of_last.empty();
+      view.rows.push_back({static_cast<int>(row) / rows_per_layer, priority[row], bits_now[row], tokens,
+                           is_last ? distortion_of_last : distortion});
     }
     return view;
   }
@@ -190,14 +193,44 @@ TEST(Lambda, ATieGoesToTheLowerToken) {
 }
 
 TEST(Lambda, NeverGivesBitsThatAreAsBadAsNone) {
+  // Two bits are out in the second row. All are to stay: 10 entries of 40 bytes and 10 of 72.
+  Problem problem({std::vector<float>(10, 1.0f), std::vector<float>(10, 1.0f)});
+  problem.distortion_of_last = {0, 3e-5, 8e-3, 1};
+  problem.bytes = 10 * 40 + 10 * 72;
   for (const std::map<std::string, std::string>& values :
-       {std::map<std::string, std::string>{}, {{"floor", "0.5"}}, {{"drop", "last"}}, {{"share", "layer"}}}) {
-    Problem problem = RandomProblem(2, 200, 7);
-    problem.distortion[3] = 1;
-    problem.bytes = 0.2 * 400 * 256;
+       {std::map<std::string, std::string>{{"floor", "1"}}, {{"drop", "last"}}}) {
     const Bits bits = Make("lambda", values)->Spend(problem.View());
-    for (const auto& row : bits) EXPECT_EQ(std::count(row.begin(), row.end(), 2), 0);
+    EXPECT_EQ(bits[1], std::vector<uint8_t>(10, 4)) << values.begin()->first;
     EXPECT_LE(BytesOf(problem.View(), bits), problem.bytes);
+  }
+  EXPECT_EQ(Make("lambda", {{"drop", "last"}})->Spend(problem.View())[0], std::vector<uint8_t>(10, 2));
+  problem.bytes -= 72 + 40;
+  const Bits fewer = Make("lambda", {{"drop", "last"}})->Spend(problem.View());
+  EXPECT_EQ(std::count(fewer[1].begin(), fewer[1].end(), 0), 1);
+}
+
+TEST(Lambda, TheMostBitsOnOfferAreNeverAsBadAsNone) {
+  Problem problem = RandomProblem(2, 100, 7);
+  problem.distortion = {0, 3e-5, 2, 9};
+  for (const std::string drop : {"any", "last"}) {
+    problem.bytes = 2 * 100 * 60;
+    const Bits bits = Make("lambda", {{"ladder", "4"}, {"drop", drop}})->Spend(problem.View());
+    EXPECT_GT(BytesOf(problem.View(), bits), problem.bytes - 72);
+    EXPECT_LE(BytesOf(problem.View(), bits), problem.bytes);
+    for (const auto& row : bits) {
+      for (const uint8_t value : row) EXPECT_TRUE(value == 0 || value == 4);
+    }
+  }
+}
+
+TEST(Lambda, FindsSmallWeightsBesideProtectedOnes) {
+  for (const char* power : {"1", "2", "3", "8"}) {
+    Problem problem = RandomProblem(1, 300, 8);
+    problem.priority[0][299] = ProtectedPriority(299);
+    problem.bytes = 0.5 * 300 * 256;
+    const Bits bits = Make("lambda", {{"power", power}})->Spend(problem.View());
+    EXPECT_EQ(bits[0][299], 16);
+    EXPECT_GT(BytesOf(problem.View(), bits), problem.bytes - 256) << power;
   }
 }
 
