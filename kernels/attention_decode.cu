@@ -5,17 +5,14 @@
 //
 // In a block, 8 threads share a K row (8 dims each at a time) and a shuffle adds their products; for V a thread owns 8
 // dims of every n-th row, and the rows' sums meet in shared memory at the end.
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include <cstring>
 
 #include "core/error.h"
 #include "kernels/attention_decode.h"
 #include "kernels/attention_decode_split.h"
-#include "kernels/device.h"
+#include "kernels/launch.cuh"
 
-namespace kvscope::cuda {
+namespace kvscope::KVSCOPE_TWIN {
 namespace {
 
 constexpr int kThreads = 128;
@@ -126,7 +123,7 @@ __device__ void WeighTile(float* scores, float* max, float* sum, float* rescale)
 template <typename Scalar, int kHeads>
 __global__ void __launch_bounds__(kThreads) DecodeSplitKernel(Arguments a) {
   using Layout = SharedLayout<kHeads>;
-  extern __shared__ __align__(16) float shared[];
+  KVSCOPE_DYNAMIC_SHARED(float, shared);
   float *scores = shared + Layout::kScores, *rescale = shared + Layout::kRescale, *maxima = shared + Layout::kMaxima,
         *sums = shared + Layout::kSums, *reduce = shared + Layout::kReduce, *q = shared + Layout::kQuery;
   const DecodePlan& plan = a.plan;
@@ -241,15 +238,15 @@ __global__ void __launch_bounds__(kThreads) NormaliseWeightsKernel(Arguments a) 
 }
 
 template <typename Scalar, int kHeads>
-void LaunchSplits(const Arguments& a, cudaStream_t stream) {
+void LaunchSplits(const Arguments& a, void* stream) {
   const int group = a.plan.num_heads / a.plan.num_kv_heads;
   const dim3 grid(a.plan.num_splits, a.plan.num_kv_heads, CeilDivide(group, kHeads));
-  DecodeSplitKernel<Scalar, kHeads><<<grid, kThreads, SharedLayout<kHeads>::Bytes(a.plan.head_dim_k), stream>>>(a);
-  KVSCOPE_CHECK_LAUNCH(DecodeSplitKernel);
+  Launch("DecodeSplitKernel", DecodeSplitKernel<Scalar, kHeads>, grid, kThreads,
+         SharedLayout<kHeads>::Bytes(a.plan.head_dim_k), stream, a);
 }
 
 template <typename Scalar>
-void LaunchSplitsOf(const Arguments& a, cudaStream_t stream) {
+void LaunchSplitsOf(const Arguments& a, void* stream) {
   const int group = a.plan.num_heads / a.plan.num_kv_heads;
   if (group == 1) return LaunchSplits<Scalar, 1>(a, stream);
   if (group == 2) return LaunchSplits<Scalar, 2>(a, stream);
@@ -264,7 +261,7 @@ DecodePlan PlanOf(const DecodeAttention& p) {
 }
 
 void CheckCache(const TensorView& cache) {
-  KVSCOPE_CHECK(cache.device == Device::kCuda);
+  KVSCOPE_CHECK(cache.device == kTwinDevice);
   KVSCOPE_CHECK_EQ(cache.shape[2] % kVector, 0);
   KVSCOPE_CHECK_LE(cache.shape[2], kMaxDim);
   KVSCOPE_CHECK_EQ(cache.strides[0] % kVector, 0);
@@ -281,7 +278,7 @@ size_t DecodeWorkspaceBytes(const DecodeAttention& problem) {
 void AttendDecode(const DecodeAttention& p, const Workspace& workspace) {
   CheckCache(p.k);
   CheckCache(p.v);
-  KVSCOPE_CHECK(p.q.device == Device::kCuda && p.out.device == Device::kCuda && p.lse.device == Device::kCuda);
+  KVSCOPE_CHECK(p.q.device == kTwinDevice && p.out.device == kTwinDevice && p.lse.device == kTwinDevice);
   KVSCOPE_CHECK(p.v.dtype == p.k.dtype);
   KVSCOPE_CHECK_EQ(p.q.shape[0] % p.k.shape[0], 0);
   KVSCOPE_CHECK_EQ(p.k.shape[2], p.q.shape[1]);
@@ -305,15 +302,13 @@ void AttendDecode(const DecodeAttention& p, const Workspace& workspace) {
                     .weights_stride = p.weights.strides[0],
                     .scale = p.scale,
                     .workspace = static_cast<float*>(workspace.data)};
-  const auto stream = static_cast<cudaStream_t>(workspace.stream);
+  void* const stream = workspace.stream;
   p.k.dtype == DType::kF16 ? LaunchSplitsOf<__half>(a, stream) : LaunchSplitsOf<float>(a, stream);
-  DecodeMergeKernel<<<a.plan.num_heads, kThreads, 0, stream>>>(a);
-  KVSCOPE_CHECK_LAUNCH(DecodeMergeKernel);
+  Launch("DecodeMergeKernel", DecodeMergeKernel, dim3(a.plan.num_heads), kThreads, 0, stream, a);
   if (a.weights && a.plan.num_tokens > 0) {
     const dim3 grid(CeilDivide(a.plan.num_tokens, kThreads), a.plan.num_heads);
-    NormaliseWeightsKernel<<<grid, kThreads, 0, stream>>>(a);
-    KVSCOPE_CHECK_LAUNCH(NormaliseWeightsKernel);
+    Launch("NormaliseWeightsKernel", NormaliseWeightsKernel, grid, kThreads, 0, stream, a);
   }
 }
 
-}  // namespace kvscope::cuda
+}  // namespace kvscope::KVSCOPE_TWIN

@@ -2,13 +2,11 @@
 // One block per row; the row is read twice, the second time out of L1. Squares are summed in f32: a thread adds dim /
 // 256 of them (16 at dim 4096) and a tree of 8 levels adds the threads, so the sum is off by some 24 roundings at most,
 // 1.4e-6, the factor by half of that. Doubles would cost more than the reads on devices with few f64 units.
-#include <cuda_runtime.h>
-
 #include "core/error.h"
-#include "kernels/device.h"
+#include "kernels/launch.cuh"
 #include "kernels/rms_norm.h"
 
-namespace kvscope::cuda {
+namespace kvscope::KVSCOPE_TWIN {
 namespace {
 
 constexpr int kThreads = 256;
@@ -50,7 +48,7 @@ __global__ void __launch_bounds__(kThreads) RmsNormKernel(Rows rows) {
 
 void RmsNorm(const TensorView& x, const TensorView& weight, float epsilon, const TensorView& out,
              const Workspace& workspace) {
-  KVSCOPE_CHECK(x.device == Device::kCuda && weight.device == Device::kCuda && out.device == Device::kCuda);
+  KVSCOPE_CHECK(x.device == kTwinDevice && weight.device == kTwinDevice && out.device == kTwinDevice);
   KVSCOPE_CHECK(x.dtype == DType::kF32 && weight.dtype == DType::kF32 && out.dtype == DType::kF32);
   KVSCOPE_CHECK_EQ(weight.shape[0], x.shape[1]);
   KVSCOPE_CHECK_EQ(out.shape[1], x.shape[1]);
@@ -60,8 +58,7 @@ void RmsNorm(const TensorView& x, const TensorView& weight, float epsilon, const
   if (x.shape[0] == 0) return;
   const Rows rows{x.floats(), weight.floats(), out.floats(), x.strides[0], out.strides[0], static_cast<int>(x.shape[1]),
                   epsilon};
-  RmsNormKernel<<<static_cast<unsigned>(x.shape[0]), kThreads, 0, static_cast<cudaStream_t>(workspace.stream)>>>(rows);
-  KVSCOPE_CHECK_LAUNCH(RmsNormKernel);
+  Launch("RmsNormKernel", RmsNormKernel, dim3(static_cast<unsigned>(x.shape[0])), kThreads, 0, workspace.stream, rows);
 }
 
-}  // namespace kvscope::cuda
+}  // namespace kvscope::KVSCOPE_TWIN

@@ -91,6 +91,10 @@ struct Problem {
       const cuda::DeviceBuffer scratch(cuda::DecodeWorkspaceBytes(problem));
       cuda::AttendDecode(problem, {scratch.data(), scratch.bytes(), nullptr});
       cuda::Synchronize();
+    } else if (IsEmulated(backend)) {
+      std::vector<float> scratch(cuda_emulated::DecodeWorkspaceBytes(problem) / sizeof(float), std::nanf(""));
+      cuda_emulated::SetBackend(backend);
+      cuda_emulated::AttendDecode(problem, {scratch.data(), scratch.size() * sizeof(float), nullptr});
     } else {
       backend == Backend::kCpu ? cpu::AttendDecode(problem) : cpu_fast::AttendDecode(problem);
     }
@@ -177,6 +181,15 @@ INSTANTIATE_TEST_SUITE_P(Backends, AttentionDecode,
                                                           Shape{12, 1, 333, 64, 32, 340},
                                                           Shape{4, 2, 128, 192, 128, 130},
                                                           Shape{2, 2, 20000, 32, 32, 20001})),
+                         TestName);
+// Smaller, as a barrier costs a switch of fibres; the last has splits longer than the shortest.
+INSTANTIATE_TEST_SUITE_P(Emulated, AttentionDecode,
+                         testing::Combine(testing::Values(Backend::kEmulated, Backend::kEmulatedBackwards),
+                                          testing::Values(Shape{9, 3, 1, 64, 64, 4}, Shape{3, 1, 333, 64, 64, 340},
+                                                          Shape{2, 2, 70, 128, 128, 70}, Shape{8, 1, 65, 80, 80, 65},
+                                                          Shape{12, 1, 130, 64, 32, 130},
+                                                          Shape{4, 2, 128, 192, 128, 130},
+                                                          Shape{1, 1, 16500, 8, 8, 16500})),
                          TestName);
 
 // The CUDA twin's arithmetic, on the host: plans, part offsets and merging.

@@ -17,7 +17,12 @@ namespace {
 constexpr float kEpsilon = 1e-5f;
 
 void NormOn(Backend backend, const TensorView& x, const TensorView& weight, const TensorView& out) {
-  backend == Backend::kCuda ? cuda::RmsNorm(x, weight, kEpsilon, out, {}) : cpu::RmsNorm(x, weight, kEpsilon, out);
+  if (IsEmulated(backend)) {
+    cuda_emulated::SetBackend(backend);
+    cuda_emulated::RmsNorm(x, weight, kEpsilon, out, {});
+  } else {
+    backend == Backend::kCuda ? cuda::RmsNorm(x, weight, kEpsilon, out, {}) : cpu::RmsNorm(x, weight, kEpsilon, out);
+  }
 }
 
 // Rows of very different size, each with an outlier; `padding` more elements between rows.
@@ -84,7 +89,8 @@ std::string TestName(const testing::TestParamInfo<std::tuple<Backend, Shape>>& i
   return StrCat(Name(std::get<0>(info.param)), "_", rows, "x", dim, "_padded_", padding);
 }
 INSTANTIATE_TEST_SUITE_P(Backends, RmsNorm,
-                         testing::Combine(testing::Values(Backend::kCpu, Backend::kCuda),
+                         testing::Combine(testing::Values(Backend::kCpu, Backend::kEmulated,
+                                                          Backend::kEmulatedBackwards, Backend::kCuda),
                                           testing::Values(Shape{1, 576, 0}, Shape{9, 64, 0}, Shape{3, 4096, 8},
                                                           Shape{70, 33, 3}, Shape{2, 1, 0}, Shape{0, 576, 0})),
                          TestName);

@@ -6,19 +6,35 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention_decode.h"
 #include "kernels/device.h"
 #include "kernels/tensor.h"
 
 namespace kvscope {
 
-enum class Backend { kCpu, kCpuFast, kCuda };
+// kEmulated: the CUDA twin's source on the CPU, one fibre per thread; backwards: the last thread starts first, which a
+// missing barrier does not survive.
+enum class Backend { kCpu, kCpuFast, kEmulated, kEmulatedBackwards, kCuda };
 
 inline std::string Name(Backend backend) {
-  return backend == Backend::kCpu ? "cpu" : backend == Backend::kCpuFast ? "cpu_fast" : "cuda";
+  constexpr const char* kNames[] = {"cpu", "cpu_fast", "emulated", "emulated_backwards", "cuda"};
+  return kNames[static_cast<int>(backend)];
 }
 inline void PrintTo(Backend backend, std::ostream* out) {
   *out << Name(backend);
 }
+
+inline bool IsEmulated(Backend backend) {
+  return backend == Backend::kEmulated || backend == Backend::kEmulatedBackwards;
+}
+// The twins' sources compiled by g++, see kernels_fibres.h.
+namespace cuda_emulated {
+void SetBackend(Backend backend);  // one of the emulated ones, before a call
+void RmsNorm(const TensorView& x, const TensorView& weight, float epsilon, const TensorView& out,
+             const Workspace& workspace);
+void AttendDecode(const DecodeAttention& problem, const Workspace& workspace);
+size_t DecodeWorkspaceBytes(const DecodeAttention& problem);
+}  // namespace cuda_emulated
 
 #define KVSCOPE_SKIP_WITHOUT(backend)                                            \
   if ((backend) == ::kvscope::Backend::kCuda && !::kvscope::cuda::IsAvailable()) \

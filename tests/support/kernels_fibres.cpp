@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/kernels_fibres.h"
+
+#include <ucontext.h>
+
+#include <exception>
+#include <memory>
+#include <vector>
+
+#include "core/error.h"
+#include "tests/support/kernels_backend.h"
+
+namespace kvscope::fibres {
+namespace {
+
+constexpr size_t kStackBytes = 64 << 10, kWarpLanes = 32;
+constexpr int kRunning = 0, kDone = -1;  // other values of Fibre::site: the line at which it waits
+
+struct Fibre {
+  ucontext_t context;
+  std::vector<char> stack;
+  dim3 index;
+  int site = kRunning;
+  bool waits_for_block = false;  // else for the lanes of `mask`
+  uint32_t mask = 0;
+  int source_lane = 0;
+  uint64_t value = 0;  // brought, then received
+};
+
+struct Block {
+  ucontext_t scheduler;
+  std::vector<std::unique_ptr<Fibre>> fibres;
+  size_t current = 0;
+  const std::function<void()>* kernel = nullptr;
+  std::exception_ptr failure;
+  std::vector<std::max_align_t> shared;
+};
+Block* block = nullptr;
+Order order = Order::kForward;
+
+Fibre& Current() {
+  return *block->fibres[block->current];
+}
+
+void Body() {
+  try {
+    (*block->kernel)();
+  } catch (...) {
+    block->failure = std::current_exception();
+  }
+  Current().site = kDone;
+  swapcontext(&Current().context, &block->scheduler);
+}
+
+void Wait() {
+  swapcontext(&Current().context, &block->scheduler);
+}
+
+std::string Waiting() {
+  std::string text;
+  for (size_t i = 0; i < block->fibres.size() && text.size() < 400; ++i) {
+    const Fibre& fibre = *block->fibres[i];
+    const std::string place = fibre.site == kDone ? "has ended" : StrCat("waits at line ", fibre.site);
+    const bool as_before = i > 0 && block->fibres[i - 1]->site == fibre.site;
+    if (!as_before) text += StrCat(text.empty() ? "" : ", ", "thread ", i, " ", place);
+  }
+  return text;
+}
+
+// Lets the fibres that wait for the whole block go on, when all that have not ended do, at one line.
+bool ReleaseBlock() {
+  int site = kDone;
+  for (const auto& fibre : block->fibres) {
+    if (fibre->site == kDone) continue;
+    if (fibre->site == kRunning || !fibre->waits_for_block || (site != kDone && fibre->site != site)) return false;
+    site = fibre->site;
+  }
+  for (const auto& fibre : block->fibres) {
+    if (fibre->site != kDone) fibre->site = kRunning;
+  }
+  return site != kDone;
+}
+
+// The lanes of the fibre's mask wait at its line with the same mask: they get what they asked for.
+bool ReleaseLanes(size_t index) {
+  const Fibre& fibre = *block->fibres[index];
+  if (fibre.site <= kRunning || fibre.waits_for_block) return false;
+  const size_t first = index / kWarpLanes * kWarpLanes;
+  const size_t lanes = std::min(kWarpLanes, block->fibres.size() - first);
+  std::vector<uint64_t> values(kWarpLanes);
+  const uint32_t present = lanes == kWarpLanes ? ~0u : (1u << lanes) - 1;
+  const uint32_t mask = fibre.mask & present;
+  for (size_t lane = 0; lane < lanes; ++lane) {
+    const Fibre& other = *block->fibres[first + lane];
+    values[lane] = other.value;
+    if (!(mask >> lane & 1)) continue;
+    if (other.site != fibre.site || other.waits_for_block || other.mask != fibre.mask) return false;
+  }
+  const int site = fibre.site;
+  for (size_t lane = 0; lane < lanes; ++lane) {
+    Fibre& other = *block->fibres[first + lane];
+    if (!(mask >> lane & 1)) continue;
+    if (other.source_lane < 0 || other.source_lane >= static_cast<int>(kWarpLanes) ||
+        !(mask >> other.source_lane & 1)) {
+      throw Error(StrCat("line ", site, ": thread ", first + lane, " reads lane ", other.source_lane,
+                         ", which does not take part"));
+    }
+    other.value = values[other.source_lane];
+    other.site = kRunning;
+  }
+  return true;
+}
+
+void Start(Fibre& fibre) {
+  fibre.site = kRunning;
+  getcontext(&fibre.context);
+  fibre.context.uc_stack.ss_sp = fibre.stack.data();
+  fibre.context.uc_stack.ss_size = fibre.stack.size();
+  fibre.context.uc_link = nullptr;
+  makecontext(&fibre.context, Body, 0);
+}
+
+void RunBlock() {
+  const size_t count = block->fibres.size();
+  while (true) {
+    bool ran = false;
+    for (size_t turn = 0; turn < count; ++turn) {
+      block->current = order == Order::kForward ? turn : count - 1 - turn;
+      if (Current().site != kRunning) continue;
+      ran = true;
+      threadIdx = Current().index;
+      swapcontext(&block->scheduler, &Current().context);
+      if (block->failure) std::rethrow_exception(block->failure);
+    }
+    bool released = ReleaseBlock();
+    for (size_t i = 0; i < count; ++i) released |= ReleaseLanes(i);
+    if (ran || released) continue;
+    for (const auto& fibre : block->fibres) {
+      if (fibre->site != kDone) throw Error(StrCat("threads of a block do not meet: ", Waiting()));
+    }
+    return;
+  }
+}
+
+}  // namespace
+
+void SetOrder(Order new_order) {
+  order = new_order;
+}
+
+void Launch(const dim3& grid, const dim3& block_size, size_t shared_bytes, const std::function<void()>& kernel) {
+  gridDim = grid, blockDim = block_size;
+  const size_t blocks = size_t{grid.x} * grid.y * grid.z, threads = size_t{block_size.x} * block_size.y * block_size.z;
+  Block here;
+  here.kernel = &kernel;
+  for (size_t i = 0; i < threads; ++i) {
+    here.fibres.push_back(std::make_unique<Fibre>());
+    here.fibres[i]->stack.resize(kStackBytes);
+    dim3& index = here.fibres[i]->index;
+    index.x = static_cast<unsigned>(i % block_size.x), index.y = static_cast<unsigned>(i / block_size.x % block_size.y);
+    index.z = static_cast<unsigned>(i / block_size.x / block_size.y);
+  }
+  block = &here;
+  for (size_t turn = 0; turn < blocks; ++turn) {
+    const size_t i = order == Order::kForward ? turn : blocks - 1 - turn;
+    blockIdx.x = static_cast<unsigned>(i % grid.x), blockIdx.y = static_cast<unsigned>(i / grid.x % grid.y);
+    blockIdx.z = static_cast<unsigned>(i / grid.x / grid.y);
+    here.shared.resize(shared_bytes / sizeof(std::max_align_t) + 1);
+    std::memset(here.shared.data(), 0xff, here.shared.size() * sizeof(std::max_align_t));  // NaN: nobody wrote it
+    for (const auto& fibre : here.fibres) Start(*fibre);
+    RunBlock();
+  }
+  block = nullptr;
+}
+
+void SyncThreads(int site) {
+  Fibre& fibre = Current();
+  fibre.site = site, fibre.waits_for_block = true;
+  Wait();
+}
+
+uint64_t Exchange(uint32_t mask, uint64_t value, int source_lane, int site) {
+  Fibre& fibre = Current();
+  if (!(mask >> Lane() & 1)) throw Error(StrCat("line ", site, ": a thread outside the mask takes part"));
+  fibre.site = site, fibre.waits_for_block = false;
+  fibre.mask = mask, fibre.value = value, fibre.source_lane = source_lane;
+  Wait();
+  return fibre.value;
+}
+
+void* DynamicShared() {
+  return block->shared.data();
+}
+
+int Lane() {
+  return static_cast<int>(block->current % kWarpLanes);
+}
+
+}  // namespace kvscope::fibres
+
+void kvscope::cuda_emulated::SetBackend(Backend backend) {
+  fibres::SetOrder(backend == Backend::kEmulated ? fibres::Order::kForward : fibres::Order::kBackward);
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs CUDA kernels on the CPU, so that their logic is tested where there is no device: one fibre per thread, blocks
+// one after another. A fibre runs until it meets the others of its warp or block; what never meets is reported with the
+// threads that wait. Threads start in any order that a test asks for, so that a missing barrier gives another result.
+// Included before a .cu file (see kernels_emulated.cpp), it takes the place of the CUDA headers. Not covered: tensor
+// cores, asynchronous copies, atomics, several streams, memory errors (compute-sanitizer finds those on a device).
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+
+#include "core/half.h"
+#include "kernels/device.h"
+#include "kernels/tensor.h"
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  dim3() = default;
+  template <typename X>
+  dim3(X x_count) : x(static_cast<unsigned>(x_count)) {}
+  template <typename X, typename Y>
+  dim3(X x_count, Y y_count) : x(static_cast<unsigned>(x_count)), y(static_cast<unsigned>(y_count)) {}
+  template <typename X, typename Y, typename Z>
+  dim3(X x_count, Y y_count, Z z_count) : dim3(x_count, y_count) {
+    z = static_cast<unsigned>(z_count);
+  }
+};
+
+namespace kvscope::fibres {
+
+enum class Order { kForward, kBackward };
+void SetOrder(Order order);  // in which the threads of a block and the blocks of a grid start
+
+void Launch(const dim3& grid, const dim3& block, size_t shared_bytes, const std::function<void()>& kernel);
+
+// For the macros below. site: the line of the call; all threads that meet must come from the same.
+void SyncThreads(int site);
+uint64_t Exchange(uint32_t mask, uint64_t value, int source_lane, int site);  // the value that source_lane brought
+void* DynamicShared();
+int Lane();
+
+template <typename Value>
+Value ExchangeAs(uint32_t mask, Value value, int source_lane, int site) {
+  static_assert(std::is_trivially_copyable_v<Value> && sizeof(Value) <= sizeof(uint64_t));
+  uint64_t raw = 0;
+  std::memcpy(&raw, &value, sizeof value);
+  raw = Exchange(mask, raw, source_lane, site);
+  std::memcpy(&value, &raw, sizeof value);
+  return value;
+}
+
+}  // namespace kvscope::fibres
+
+// The thread that runs now; set at every switch.
+inline dim3 gridDim, blockDim, blockIdx, threadIdx;
+
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(...)
+#define __shared__ static
+#define __syncthreads() ::kvscope::fibres::SyncThreads(__LINE__)
+#define __syncwarp() ::kvscope::fibres::ExchangeAs(0xffffffffu, 0, ::kvscope::fibres::Lane(), __LINE__)
+#define __shfl_xor_sync(mask, value, offset) \
+  ::kvscope::fibres::ExchangeAs(mask, value, ::kvscope::fibres::Lane() ^ (offset), __LINE__)
+#define __shfl_sync(mask, value, lane) ::kvscope::fibres::ExchangeAs(mask, value, lane, __LINE__)
+
+using __half = kvscope::Half;
+struct __half2 {
+  __half x, y;
+};
+struct float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+inline float2 __half22float2(__half2 pair) {
+  return {kvscope::FloatFromHalf(pair.x), kvscope::FloatFromHalf(pair.y)};
+}
+inline int min(int a, int b) {
+  return std::min(a, b);
+}
+
+// What kernels/launch.cuh gives to a .cu file that nvcc compiles.
+#define KVSCOPE_TWIN cuda_emulated
+#define KVSCOPE_DYNAMIC_SHARED(Type, name) Type* const name = static_cast<Type*>(::kvscope::fibres::DynamicShared())
+namespace kvscope::cuda_emulated {
+inline constexpr Device kTwinDevice = Device::kCpu;
+template <typename Kernel, typename... Arguments>
+void Launch(const char*, Kernel kernel, const dim3& grid, int threads, size_t shared_bytes, void*,
+            const Arguments&... arguments) {
+  fibres::Launch(grid, threads, shared_bytes, [&] { kernel(arguments...); });
+}
+}  // namespace kvscope::cuda_emulated
