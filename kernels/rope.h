@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "kernels/tensor.h"
+
 namespace kvscope {
 
 // cos and sin of one position, [head_dim / 2] each.
@@ -14,9 +16,21 @@ struct RopeAngles {
 };
 RopeAngles RopeAnglesAt(int position, std::span<const double> inv_freq, double attention_scaling);
 
+// Rows as a projection leaves them, rotated and put where attention reads them: q beside the cache, k and v into it.
+struct RopeRows {
+  TensorView x;              // [tokens, heads, head_dim] f32
+  TensorView cos, sin;       // [tokens, head_dim / 2] f32; data == nullptr: nothing is rotated (v)
+  TensorView out;            // [heads, tokens, head_dim] f16 (rounded) or f32; any head stride, token stride head_dim
+  int* bad_token = nullptr;  // beside x; lowered to the first token with a result outside out's range, if there is one
+};
+
 namespace cpu {
 // Rotates one head vector [head_dim] in place.
 void Rope(const RopeAngles& angles, std::span<float> vector);
+void Rope(const RopeRows& rows);
 }  // namespace cpu
+namespace cuda {
+void Rope(const RopeRows& rows, const Workspace& workspace);
+}  // namespace cuda
 
 }  // namespace kvscope

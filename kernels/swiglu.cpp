@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "core/error.h"
 #include "kernels/simd.h"
 
 namespace kvscope {
@@ -21,5 +22,11 @@ void cpu_fast::SwiGlu(std::span<const float> gate, std::span<const float> up, st
   }
   cpu::SwiGlu(gate.subspan(i), up.subspan(i), out.subspan(i));
 }
+
+#ifndef KVSCOPE_HAVE_CUDA
+void cuda::SwiGlu(const TensorView&, const TensorView&, const TensorView&, const Workspace&) {
+  throw Error("swiglu on cuda: this build has no CUDA; rebuild with nvcc on PATH and -DKVSCOPE_CUDA=ON");
+}
+#endif
 
 }  // namespace kvscope

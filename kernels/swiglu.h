@@ -4,6 +4,8 @@
 
 #include <span>
 
+#include "kernels/tensor.h"
+
 namespace kvscope {
 
 namespace cpu {
@@ -12,5 +14,9 @@ void SwiGlu(std::span<const float> gate, std::span<const float> up, std::span<fl
 namespace cpu_fast {
 void SwiGlu(std::span<const float> gate, std::span<const float> up, std::span<float> out);  // out may alias gate
 }
+namespace cuda {
+// [elements] f32 each; out may alias gate.
+void SwiGlu(const TensorView& gate, const TensorView& up, const TensorView& out, const Workspace& workspace);
+}  // namespace cuda
 
 }  // namespace kvscope

@@ -6,8 +6,6 @@
 #include <cmath>
 #include <random>
 
-#include "kernels/swiglu.h"
-
 namespace kvscope {
 namespace {
 
@@ -92,14 +90,6 @@ TEST_P(Matmul, FastEqualsTheSpecificationAndRowsAreIndependent) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Matmul,
                          testing::Values(WeightKind::kF32, WeightKind::kF16, WeightKind::kQ8, WeightKind::kQ4));
-
-TEST(SwiGlu, FastEqualsTheSpecification) {
-  std::vector<float> gate, up, plain(1003), fast(1003);
-  for (int i = 0; i < 1003; ++i) gate.push_back((i - 500) * 0.21f), up.push_back(std::sin(i * 0.7f));
-  cpu::SwiGlu(gate, up, plain);
-  cpu_fast::SwiGlu(gate, up, fast);
-  for (int i = 0; i < 1003; ++i) ASSERT_NEAR(fast[i], plain[i], 1e-6f * std::fabs(plain[i]) + 1e-30f) << gate[i];
-}
 
 }  // namespace
 }  // namespace kvscope

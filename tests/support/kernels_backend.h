@@ -8,6 +8,7 @@
 
 #include "kernels/attention_decode.h"
 #include "kernels/device.h"
+#include "kernels/rope.h"
 #include "kernels/tensor.h"
 
 namespace kvscope {
@@ -34,6 +35,8 @@ void RmsNorm(const TensorView& x, const TensorView& weight, float epsilon, const
              const Workspace& workspace);
 void AttendDecode(const DecodeAttention& problem, const Workspace& workspace);
 size_t DecodeWorkspaceBytes(const DecodeAttention& problem);
+void Rope(const RopeRows& rows, const Workspace& workspace);
+void SwiGlu(const TensorView& gate, const TensorView& up, const TensorView& out, const Workspace& workspace);
 }  // namespace cuda_emulated
 
 #define KVSCOPE_SKIP_WITHOUT(backend)                                            \

@@ -3,7 +3,7 @@
 // one after another. A fibre runs until it meets the others of its warp or block; what never meets is reported with the
 // threads that wait. Threads start in any order that a test asks for, so that a missing barrier gives another result.
 // Included before a .cu file (see kernels_emulated.cpp), it takes the place of the CUDA headers. Not covered: tensor
-// cores, asynchronous copies, atomics, several streams, memory errors (compute-sanitizer finds those on a device).
+// cores, asynchronous copies, several streams, memory errors (compute-sanitizer finds those on a device).
 #pragma once
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include <cstring>
 #include <functional>
 #include <type_traits>
+#include <utility>
 
 #include "core/half.h"
 #include "kernels/device.h"
@@ -85,6 +86,15 @@ struct alignas(16) uint4 {
 };
 inline float2 __half22float2(__half2 pair) {
   return {kvscope::FloatFromHalf(pair.x), kvscope::FloatFromHalf(pair.y)};
+}
+inline __half __float2half_rn(float value) {
+  return kvscope::HalfFromFloat(value);
+}
+inline float __half2float(__half value) {
+  return kvscope::FloatFromHalf(value);
+}
+inline int atomicMin(int* target, int value) {
+  return std::exchange(*target, std::min(*target, value));
 }
 inline int min(int a, int b) {
   return std::min(a, b);
