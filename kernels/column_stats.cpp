@@ -71,4 +71,10 @@ void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> spe
 }
 
 }  // namespace cpu
+
+#ifndef KVSCOPE_HAVE_CUDA
+void cuda::ColumnStats(const ColumnStatsProblem&, std::span<const StatisticSpec>, float*, const Workspace&) {
+  throw Error("column_stats on cuda: this build has no CUDA; rebuild with nvcc on PATH and -DKVSCOPE_CUDA=ON");
+}
+#endif
 }  // namespace kvscope

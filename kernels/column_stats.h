@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "kernels/tensor.h"
 
 namespace kvscope {
 
@@ -51,5 +52,11 @@ namespace cpu_fast {
 void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs,
                  std::span<std::vector<float>> out);
 }
+namespace cuda {
+// Everything that the problem points to lies on the device, q_token's numbers too; f16, head_dim a multiple of 16, at
+// most 256. out: [specs, group, row_end] f32.
+void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs, float* out,
+                 const Workspace& workspace);
+}  // namespace cuda
 
 }  // namespace kvscope

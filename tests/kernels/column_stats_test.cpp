@@ -7,8 +7,10 @@
 #include <numeric>
 #include <random>
 
+#include "core/error.h"
 #include "core/half.h"
 #include "kernels/attention_tile.h"
+#include "tests/support/kernels_backend.h"
 
 namespace kvscope {
 namespace {
@@ -137,6 +139,67 @@ TEST_P(ColumnStats, FastEqualsTheSpecification) {
 INSTANTIATE_TEST_SUITE_P(Shapes, ColumnStats,
                          testing::Values(Case{3, 1, 1}, Case{3, 300, 300}, Case{1, 530, 517}, Case{8, 257, 256},
                                          Case{2, 64, 10}));
+
+struct TwinCase {
+  int group, tokens, row_end, head_dim, row_step;  // row_step: of every how many tokens a row of q is there
+};
+class ColumnStatsTwin : public testing::TestWithParam<std::tuple<Backend, TwinCase>> {};
+
+TEST_P(ColumnStatsTwin, EqualsTheSpecification) {
+  const auto [backend, c] = GetParam();
+  KVSCOPE_SKIP_WITHOUT(backend);
+  std::mt19937 random(4);
+  std::normal_distribution<float> normal;
+  std::vector<int> q_token;
+  for (int token = 0; token < c.tokens; token += c.row_step) q_token.push_back(token);
+  const int rows = static_cast<int>(q_token.size());
+  std::vector<Half> q, k;
+  std::vector<float> lse;
+  for (int i = 0; i < c.group * rows * c.head_dim; ++i) q.push_back(HalfFromFloat(normal(random)));
+  for (int i = 0; i < c.tokens * c.head_dim; ++i) k.push_back(HalfFromFloat(normal(random)));
+  for (int i = 0; i < c.group * rows; ++i) lse.push_back(2 + normal(random));
+  using Kind = StatisticSpec::Kind;
+  std::vector<StatisticSpec> specs{{Kind::kSum, 0, 0, 0},   {Kind::kSum, 20, 0, 0},       {Kind::kSumSquares, 0, 1, 0},
+                                   {Kind::kMax, 0, 5, 0},   {Kind::kGeometric, 0, 1, 16}, {Kind::kGeometric, 0, 0, 1},
+                                   {Kind::kSum, 0, 0, 0, 3}};
+  std::vector<float> out(specs.size() * c.group * c.row_end, -7.0f);
+  ColumnStatsProblem p{q.data(), k.data(), DType::kF16, lse.data(), q_token, c.group,
+                       rows,     c.tokens, c.head_dim,  c.row_end,  0.2f};
+  std::vector<std::vector<double>> plain(specs.size());
+  cpu::ColumnStats(p, specs, plain);
+
+  const TensorView any = ContiguousView(nullptr, DType::kF32, {1}, 1);
+  Lent lent_q(backend, q, any), lent_k(backend, k, any);
+  Lent lent_lse(backend, lse, any), lent_out(backend, out, any);
+  Lent lent_token(backend, q_token, any);
+  p.q = lent_q.view().data, p.k = lent_k.view().data, p.lse = lent_lse.view().floats();
+  p.q_token = {static_cast<const int*>(lent_token.view().data), q_token.size()};
+  if (IsEmulated(backend)) {
+    cuda_emulated::SetBackend(backend);
+    cuda_emulated::ColumnStats(p, specs, lent_out.view().floats(), {});
+  } else {
+    cuda::ColumnStats(p, specs, lent_out.view().floats(), {});
+  }
+  lent_out.Fetch();
+  for (size_t s = 0; s < specs.size(); ++s) {
+    for (size_t i = 0; i < plain[s].size(); ++i) {
+      ASSERT_NEAR(out[s * plain[s].size() + i], plain[s][i], 1e-5 * std::fabs(plain[s][i]) + 1e-7)
+          << ToString(specs[s]) << " at " << i;
+    }
+  }
+}
+
+std::string TwinName(const testing::TestParamInfo<std::tuple<Backend, TwinCase>>& info) {
+  const TwinCase& c = std::get<1>(info.param);
+  return StrCat(Name(std::get<0>(info.param)), "_", c.group, "_heads_", c.tokens, "_tokens_", c.row_end, "_dim_",
+                c.head_dim, "_every_", c.row_step);
+}
+INSTANTIATE_TEST_SUITE_P(Backends, ColumnStatsTwin,
+                         testing::Combine(testing::Values(Backend::kEmulated, Backend::kEmulatedBackwards,
+                                                          Backend::kCuda),
+                                          testing::Values(TwinCase{3, 1, 1, 64, 1}, TwinCase{2, 150, 150, 32, 1},
+                                                          TwinCase{1, 131, 100, 80, 1}, TwinCase{1, 90, 90, 16, 7})),
+                         TwinName);
 
 }  // namespace
 }  // namespace kvscope

@@ -43,7 +43,8 @@ struct Problem {
     const TensorView angles = ContiguousView(nullptr, DType::kF32, {s.tokens, s.head_dim / 2}, 2);
     Lent lent_x(backend, x, ContiguousView(nullptr, DType::kF32, {s.tokens, s.heads, s.head_dim}, 3));
     Lent lent_cos(backend, cos, angles), lent_sin(backend, sin, angles);
-    Lent lent_out(backend, out, out_view), lent_bad(backend, bad_token, ContiguousView(nullptr, DType::kF32, {1}, 1));
+    Lent lent_out(backend, out, out_view);
+    Lent lent_bad(backend, bad_token, ContiguousView(nullptr, DType::kF32, {1}, 1));
     RopeRows rows{.x = lent_x.view(), .cos = {}, .sin = {}, .out = lent_out.view()};
     if (rotates) rows.cos = lent_cos.view(), rows.sin = lent_sin.view();
     rows.bad_token = static_cast<int*>(lent_bad.view().data);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/attention_decode.h"
+#include "kernels/column_stats.h"
 #include "kernels/device.h"
 #include "kernels/rope.h"
 #include "kernels/tensor.h"
@@ -35,6 +36,8 @@ void RmsNorm(const TensorView& x, const TensorView& weight, float epsilon, const
              const Workspace& workspace);
 void AttendDecode(const DecodeAttention& problem, const Workspace& workspace);
 size_t DecodeWorkspaceBytes(const DecodeAttention& problem);
+void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs, float* out,
+                 const Workspace& workspace);
 void Rope(const RopeRows& rows, const Workspace& workspace);
 void SwiGlu(const TensorView& gate, const TensorView& up, const TensorView& out, const Workspace& workspace);
 }  // namespace cuda_emulated

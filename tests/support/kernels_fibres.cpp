@@ -24,7 +24,8 @@ struct Fibre {
   bool waits_for_block = false;  // else for the lanes of `mask`
   uint32_t mask = 0;
   int source_lane = 0;
-  uint64_t value = 0;  // brought, then received
+  uint64_t value = 0;               // brought, then received
+  std::array<uint64_t, 32> of_all;  // received
 };
 
 struct Block {
@@ -106,6 +107,7 @@ bool ReleaseLanes(size_t index) {
                          ", which does not take part"));
     }
     other.value = values[other.source_lane];
+    std::copy(values.begin(), values.end(), other.of_all.begin());
     other.site = kRunning;
   }
   return true;
@@ -188,6 +190,11 @@ uint64_t Exchange(uint32_t mask, uint64_t value, int source_lane, int site) {
   return fibre.value;
 }
 
+std::array<uint64_t, 32> Gather(uint64_t value, int site) {
+  Exchange(~0u, value, Lane(), site);
+  return Current().of_all;
+}
+
 void* DynamicShared() {
   return block->shared.data();
 }
@@ -197,6 +204,27 @@ int Lane() {
 }
 
 }  // namespace kvscope::fibres
+
+void kvscope::cuda_emulated::Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  struct Fragments {
+    uint32_t a[4], b[2];
+  } mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  const auto all = fibres::Gather(reinterpret_cast<uint64_t>(&mine), __LINE__);
+  const auto of_lane = [&](int lane) -> const Fragments& { return *reinterpret_cast<const Fragments*>(all[lane]); };
+  const auto half = [](uint32_t pair, int index) {
+    return FloatFromHalf({static_cast<uint16_t>(index == 0 ? pair : pair >> 16)});
+  };
+  const int lane = fibres::Lane();
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      const float left = half(of_lane(row % 8 * 4 + k % 8 / 2).a[row / 8 + k / 8 * 2], k % 2);
+      const float right = half(of_lane(column * 4 + k % 8 / 2).b[k / 8], k % 2);
+      d[i] = std::fma(left, right, d[i]);
+    }
+  }
+  fibres::Gather(0, __LINE__);  // nobody leaves before all have read
+}
 
 void kvscope::cuda_emulated::SetBackend(Backend backend) {
   fibres::SetOrder(backend == Backend::kEmulated ? fibres::Order::kForward : fibres::Order::kBackward);

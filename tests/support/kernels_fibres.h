@@ -2,11 +2,13 @@
 // Runs CUDA kernels on the CPU, so that their logic is tested where there is no device: one fibre per thread, blocks
 // one after another. A fibre runs until it meets the others of its warp or block; what never meets is reported with the
 // threads that wait. Threads start in any order that a test asks for, so that a missing barrier gives another result.
-// Included before a .cu file (see kernels_emulated.cpp), it takes the place of the CUDA headers. Not covered: tensor
-// cores, asynchronous copies, several streams, memory errors (compute-sanitizer finds those on a device).
+// Included before a .cu file (see kernels_emulated.cpp), it takes the place of the CUDA headers. Tensor cores are
+// played by the layout that mma.cuh states. Not covered: asynchronous copies, several streams, memory errors
+// (compute-sanitizer finds those on a device).
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -42,6 +44,7 @@ void Launch(const dim3& grid, const dim3& block, size_t shared_bytes, const std:
 // For the macros below. site: the line of the call; all threads that meet must come from the same.
 void SyncThreads(int site);
 uint64_t Exchange(uint32_t mask, uint64_t value, int source_lane, int site);  // the value that source_lane brought
+std::array<uint64_t, 32> Gather(uint64_t value, int site);                    // what all lanes of the warp brought
 void* DynamicShared();
 int Lane();
 
@@ -110,4 +113,5 @@ void Launch(const char*, Kernel kernel, const dim3& grid, int threads, size_t sh
             const Arguments&... arguments) {
   fibres::Launch(grid, threads, shared_bytes, [&] { kernel(arguments...); });
 }
+void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);  // kernels/mma.cuh
 }  // namespace kvscope::cuda_emulated
