@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/attention_decode.h"
+#include "kernels/attention_prefill.h"
 #include "kernels/column_stats.h"
 #include "kernels/device.h"
 #include "kernels/rope.h"
@@ -36,6 +37,7 @@ void RmsNorm(const TensorView& x, const TensorView& weight, float epsilon, const
              const Workspace& workspace);
 void AttendDecode(const DecodeAttention& problem, const Workspace& workspace);
 size_t DecodeWorkspaceBytes(const DecodeAttention& problem);
+void AttendPrefill(const PrefillAttention& problem, const Workspace& workspace);
 void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs, float* out,
                  const Workspace& workspace);
 void Rope(const RopeRows& rows, const Workspace& workspace);

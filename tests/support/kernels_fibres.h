@@ -93,6 +93,9 @@ inline float2 __half22float2(__half2 pair) {
 inline __half __float2half_rn(float value) {
   return kvscope::HalfFromFloat(value);
 }
+inline __half2 __floats2half2_rn(float low, float high) {
+  return {__float2half_rn(low), __float2half_rn(high)};
+}
 inline float __half2float(__half value) {
   return kvscope::FloatFromHalf(value);
 }
@@ -101,6 +104,9 @@ inline int atomicMin(int* target, int value) {
 }
 inline int min(int a, int b) {
   return std::min(a, b);
+}
+inline int max(int a, int b) {
+  return std::max(a, b);
 }
 
 // What kernels/launch.cuh gives to a .cu file that nvcc compiles.

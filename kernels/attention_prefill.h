@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Causal attention of many consecutive tokens over a KV cache that holds them already, with the log-sum-exp that a
+// trace keeps. On the device: tiles of queries and tokens with an online softmax (FlashAttention-2, Dao 2023,
+// https://arxiv.org/abs/2307.08691). On the CPU capture uses attention_tile.h, whose bits replay shares.
+#pragma once
+
+#include "kernels/tensor.h"
+
+namespace kvscope {
+
+// Query head h reads KV head h / (heads / kv_heads); query i is token first_query + i and sees tokens up to itself.
+struct PrefillAttention {
+  TensorView q;     // [heads, queries, head_dim] f16, as recorded; rows contiguous
+  TensorView k, v;  // [kv_heads, tokens, head_dim or head_dim_v] f16; tokens >= first_query + queries
+  int first_query = 0;
+  float scale = 1;  // score = scale * q·k
+  TensorView out;   // [heads, queries, head_dim_v] f16 or f32, any strides of heads and queries; written
+  TensorView lse;   // [heads, queries] f32; written
+};
+
+namespace cpu {
+void AttendPrefill(const PrefillAttention& problem);  // double accumulation: the specification
+}
+namespace cuda {
+// head_dim and head_dim_v multiples of 16, at most 128; rows 16-byte aligned. Weights are rounded to f16 before they
+// meet the values (2^-11 of each), their sum is not.
+void AttendPrefill(const PrefillAttention& problem, const Workspace& workspace);
+}  // namespace cuda
+
+}  // namespace kvscope
