@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // One Lagrange multiplier over bits: every entry takes the bits b, not above those it has, that make
 //   priority^power * D(b) + lambda * bytes(b)
-// least, D(0) = 1 for a dropped entry, D measured on the prompt for every layer (scope=kv_head: KV head); bits whose D
-// reaches 1 are never given; lambda is the smallest at which the bytes hold. On the
-// lower convex hull of (bytes, D) this is a rule of thresholds, with one number in place of one per step. What is left
-// over is spent on the promotions that gain most per byte, so that less than one entry's bytes stay unspent.
+// least; lambda is the smallest at which the bytes hold. D(0) = 1 for a dropped entry; D(b) is measured on the prompt
+// in every layer (scope=kv_head: KV head), and bits whose D reaches 1 are not given, unless they are the most on offer.
+// On the lower convex hull of (bytes, D) this is a rule of thresholds, with one number in place of one per step. What
+// is left over is spent on the promotions that gain most per byte, so that less than one entry's bytes stay unspent.
 //
 // Paper    none: ADKVC's own rule, from rate-distortion theory.
 // Rule     share=global: one lambda for all layers, and the `floor` most relevant of each layer's uniform share keep at
@@ -35,8 +35,8 @@ struct Step {
   double bytes = 0, distortion = 1;
 };
 
-// The lower convex hull of an entry's steps: bytes ascending, distortion falling, each step gaining less
-// per byte than the one before.
+// The lower convex hull of an entry's steps: bytes ascending, distortion falling, each step gaining less per byte than
+// the one before.
 struct Hull {
   std::vector<Step> steps;
   std::vector<double> gain;  // [step] per byte, of going to the next, for an entry of weight 1
