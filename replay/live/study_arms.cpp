@@ -16,8 +16,9 @@ const std::vector<std::string> kBaselines{
 const std::vector<std::string> kGuarded{"random", "recent_window", "adkvc"};
 const std::vector<std::string> kFew{"full", "adkvc", "adkvc_literal", "h2o", "snapkv", "snapkv@int4", "int4", "random"};
 
-// One factor at a time around adkvc and, at the end of the second group, around its literal form: tracker and half-life;
-// granularity, scope, what bits harm, ladder, what is done; the rule that places the thresholds, the trigger, the store.
+// One factor at a time around adkvc and, at the end of the second group, around its literal form: tracker and
+// half-life; granularity, scope, what bits harm, ladder, what is done; the rule that places the thresholds, the
+// trigger, the store.
 const std::vector<std::string> kAblations{"adkvc",
                                           "adkvc:tracker=max",
                                           "adkvc:tracker=max:gate=64",

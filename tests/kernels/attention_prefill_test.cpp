@@ -19,6 +19,11 @@ struct Shape {
   int heads, kv_heads, first_query, queries, head_dim, head_dim_v, capacity;  // capacity: tokens of a KV head
 };
 
+void PrintTo(const Shape& s, std::ostream* out) {
+  *out << s.heads << "/" << s.kv_heads << " heads, " << s.queries << " queries from " << s.first_query << ", dims "
+       << s.head_dim << " and " << s.head_dim_v;
+}
+
 // K has outlier channels and a token that takes nearly all weight of some heads, as real caches have. out lies as the
 // next projection reads it: [queries, heads, head_dim_v].
 template <typename Element>

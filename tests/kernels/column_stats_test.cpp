@@ -143,6 +143,10 @@ INSTANTIATE_TEST_SUITE_P(Shapes, ColumnStats,
 struct TwinCase {
   int group, tokens, row_end, head_dim, row_step;  // row_step: of every how many tokens a row of q is there
 };
+void PrintTo(const TwinCase& c, std::ostream* out) {
+  *out << c.group << " heads, " << c.tokens << " tokens, row_end " << c.row_end << ", dim " << c.head_dim;
+}
+
 class ColumnStatsTwin : public testing::TestWithParam<std::tuple<Backend, TwinCase>> {};
 
 TEST_P(ColumnStatsTwin, EqualsTheSpecification) {
