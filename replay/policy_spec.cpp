@@ -227,14 +227,14 @@ int BudgetSpec::Entries(int num_tokens, double fp16_bytes_per_entry, double byte
 }
 
 PolicySpec PolicySpec::Parse(const std::string& text) {
-  if (text.size() > kLongestSpec) {
-    throw Error(StrCat("policy '", text.substr(0, 40), "...': expected at most ", kLongestSpec, " characters, found ",
-                       text.size()));
-  }
   for (size_t place = 0; place < text.size(); ++place) {
     const int byte = static_cast<unsigned char>(text[place]);
     if (byte >= ' ' && byte <= '~') continue;
     throw Error(StrCat("policy spec: expected printable ASCII, found byte ", byte, " at character ", place + 1));
+  }
+  if (text.size() > kLongestSpec) {
+    throw Error(StrCat("policy '", text.substr(0, 40), "...': expected at most ", kLongestSpec, " characters, found ",
+                       text.size()));
   }
   const std::string where = Where(text);
   const SpecPieces given = SplitSpec(text);

@@ -130,6 +130,7 @@ TEST(PolicySpec, RefusesWhatDoesNotFollowTheGrammar) {
   }
   EXPECT_EQ(MessageOf("snap\nkv"), "policy spec: expected printable ASCII, found byte 10 at character 5");
   EXPECT_THAT(MessageOf(std::string(5000, 'a')), HasSubstr("at most 1000 characters"));
+  EXPECT_THAT(MessageOf("snap\nkv" + std::string(5000, 'a')), HasSubstr("found byte 10")) << "one line, however long";
 }
 
 TEST(PolicySpec, RefusesBudgetsPerHeadForPoliciesOfAWholeLayer) {
