@@ -58,4 +58,3 @@ void CheckLaunch(const char* kernel, const char* file, int line);
 
 #define KVSCOPE_CHECK_CUDA(expression) \
   ::kvscope::cuda::CheckCuda(static_cast<int>(expression), #expression, __FILE__, __LINE__)
-#define KVSCOPE_CHECK_LAUNCH(kernel) ::kvscope::cuda::CheckLaunch(#kernel, __FILE__, __LINE__)

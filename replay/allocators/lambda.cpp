@@ -118,12 +118,8 @@ class Search {
   }
 
   Bits Run() {
-    double bytes = 0;
-    for (Item& item : items_) {
-      item.step = item.hull->steps.size() - 1;
-      bytes += item.Now().bytes;
-    }
-    if (bytes > view_.bytes) {
+    for (Item& item : items_) item.step = item.hull->steps.size() - 1;
+    if (BytesInUse() > view_.bytes) {
       FindLambda();
       SpendTheRest();
     }
