@@ -22,6 +22,14 @@ double ElementOf(const std::byte* row, DType dtype, int64_t dim) {
                               : FloatFromHalf(reinterpret_cast<const Half*>(row)[dim]);
 }
 
+void Put(const TensorView& to, int64_t at, float value) {
+  if (to.dtype == DType::kF32) {
+    to.floats()[at] = value;
+  } else {
+    static_cast<Half*>(to.data)[at] = HalfFromFloat(value);
+  }
+}
+
 void CheckShapes(const DecodeAttention& p) {
   KVSCOPE_CHECK_EQ(p.q.shape[0] % p.k.shape[0], 0);
   KVSCOPE_CHECK_EQ(p.k.shape[2], p.q.shape[1]);
@@ -35,15 +43,17 @@ void CheckShapes(const DecodeAttention& p) {
 
 void cpu::AttendDecode(const DecodeAttention& p) {
   CheckShapes(p);
-  const int64_t group = p.q.shape[0] / p.k.shape[0], num_tokens = p.k.shape[1];
+  const int64_t group = p.q.shape[0] / p.k.shape[0], num_tokens = p.num_tokens ? *p.num_tokens : p.k.shape[1];
+  KVSCOPE_CHECK_LE(num_tokens, p.k.shape[1]);
   for (int64_t head = 0; head < p.q.shape[0]; ++head) {
-    const float* q = p.q.floats() + head * p.q.strides[0];
+    const std::byte* q = RowOf(p.q, head, 0);
     std::vector<double> weights(num_tokens);
     double max = -INFINITY, sum = 0;
     for (int64_t token = 0; token < num_tokens; ++token) {
       const std::byte* k = RowOf(p.k, head / group, token);
       double score = 0;
-      for (int64_t dim = 0; dim < p.k.shape[2]; ++dim) score += q[dim] * ElementOf(k, p.k.dtype, dim);
+      for (int64_t dim = 0; dim < p.k.shape[2]; ++dim)
+        score += ElementOf(q, p.q.dtype, dim) * ElementOf(k, p.k.dtype, dim);
       weights[token] = score * p.scale;
       max = std::max(max, weights[token]);
     }
@@ -53,7 +63,7 @@ void cpu::AttendDecode(const DecodeAttention& p) {
       const std::byte* v = RowOf(p.v, head / group, token);
       const double weight = weights[token] / sum;
       for (size_t dim = 0; dim < out.size(); ++dim) out[dim] += weight * ElementOf(v, p.v.dtype, dim);
-      if (p.weights.data) p.weights.floats()[head * p.weights.strides[0] + token] = static_cast<float>(weight);
+      if (p.weights.data) Put(p.weights, head * p.weights.strides[0] + token, static_cast<float>(weight));
     }
     std::copy(out.begin(), out.end(), p.out.floats() + head * p.out.strides[0]);
     p.lse.floats()[head] = static_cast<float>(max + std::log(sum));
@@ -88,6 +98,7 @@ void cpu_fast::AttendDecode(const DecodeAttention& p) {
   CheckShapes(p);
   const int group = static_cast<int>(p.q.shape[0] / p.k.shape[0]), num_tokens = static_cast<int>(p.k.shape[1]);
   if (num_tokens == 0) return cpu::AttendDecode(p);
+  KVSCOPE_CHECK(p.q.dtype == DType::kF32 && p.weights.dtype == DType::kF32 && !p.num_tokens);
   KVSCOPE_CHECK(p.k.strides[1] == p.k.shape[2] && p.v.strides[1] == p.v.shape[2]);
   for (int64_t kv_head = 0; kv_head < p.k.shape[0]; ++kv_head) {
     const int64_t head = kv_head * group;

@@ -26,17 +26,27 @@ static_assert(kDecodeTileTokens == 64, "a warp handles two tokens per lane");
 static_assert(kDecodeMaxSplits <= kThreads, "the merge gives every split a thread");
 
 struct Arguments {
-  DecodePlan plan;
-  const float* q;
+  DecodePlan plan;        // of all tokens that there may be
+  const int* num_tokens;  // null: all are there
+  const void* q;
   const void* k;
   const void* v;
   float* out;
   float* lse;
-  float* weights;  // null: not wanted
-  int64_t q_stride, k_head_stride, k_token_stride, v_head_stride, v_token_stride, out_stride, weights_stride;
+  void* weights;  // null: not wanted
+  float* scores;  // where they wait for the lse: f32 weights themselves, or workspace
+  int64_t q_stride, k_head_stride, k_token_stride, v_head_stride, v_token_stride, out_stride, weights_stride,
+      scores_stride;
   float scale;
   float* workspace;
+  bool has_half_q;
 };
+
+// Of the tokens that are there.
+__device__ DecodePlan PlanNow(const Arguments& a) {
+  if (!a.num_tokens) return a.plan;
+  return PlanDecode(a.plan.num_heads, a.plan.num_kv_heads, *a.num_tokens, a.plan.head_dim_k, a.plan.head_dim_v);
+}
 
 __device__ float WarpSum(float value) {
   for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(kAllLanes, value, offset);
@@ -126,9 +136,10 @@ __global__ void __launch_bounds__(kThreads) DecodeSplitKernel(Arguments a) {
   KVSCOPE_DYNAMIC_SHARED(float, shared);
   float *scores = shared + Layout::kScores, *rescale = shared + Layout::kRescale, *maxima = shared + Layout::kMaxima,
         *sums = shared + Layout::kSums, *reduce = shared + Layout::kReduce, *q = shared + Layout::kQuery;
-  const DecodePlan& plan = a.plan;
+  const DecodePlan plan = PlanNow(a);
   const int thread = static_cast<int>(threadIdx.x);
   const int split = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y);
+  if (split >= plan.num_splits) return;
   const int group = plan.num_heads / plan.num_kv_heads;
   const int first_member = static_cast<int>(blockIdx.z) * kHeads, first_head = kv_head * group + first_member;
   const int num_members = min(kHeads, group - first_member);
@@ -138,7 +149,10 @@ __global__ void __launch_bounds__(kThreads) DecodeSplitKernel(Arguments a) {
   // Heads beyond the group score 0 everywhere and are not written.
   for (int i = thread; i < kHeads * plan.head_dim_k; i += kThreads) {
     const int member = i / plan.head_dim_k, dim = i % plan.head_dim_k;
-    q[i] = member < num_members ? a.q[(first_head + member) * a.q_stride + dim] : 0.0f;
+    const int64_t at = (first_head + member) * a.q_stride + dim;
+    q[i] = member >= num_members ? 0.0f
+           : a.has_half_q        ? __half2float(static_cast<const __half*>(a.q)[at])
+                                 : static_cast<const float*>(a.q)[at];
   }
   if (thread < kHeads) maxima[thread] = -INFINITY, sums[thread] = 0;
   __syncthreads();
@@ -154,9 +168,9 @@ __global__ void __launch_bounds__(kThreads) DecodeSplitKernel(Arguments a) {
 
     for (int member = thread / 32; member < kHeads; member += kWarps) {
       float* row = scores + member * kDecodeTileTokens;
-      if (a.weights && member < num_members) {  // as scores; NormaliseWeightsKernel goes over them
+      if (a.weights && member < num_members) {  // NormaliseWeightsKernel goes over them
         for (int slot = thread % 32; slot < count; slot += 32) {
-          a.weights[(first_head + member) * a.weights_stride + begin + slot] = row[slot];
+          a.scores[(first_head + member) * a.scores_stride + begin + slot] = row[slot];
         }
       }
       WeighTile(row, maxima + member, sums + member, rescale + member);
@@ -209,7 +223,7 @@ __global__ void __launch_bounds__(kThreads) DecodeSplitKernel(Arguments a) {
 
 // One block per head: out and lse from its splits.
 __global__ void __launch_bounds__(kThreads) DecodeMergeKernel(Arguments a) {
-  const DecodePlan& plan = a.plan;
+  const DecodePlan plan = PlanNow(a);
   const int head = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   __shared__ float factors[kDecodeMaxSplits];
   const float* maxima = a.workspace + PartMaximaOffset(plan) + PartIndex(plan, head, 0);
@@ -229,18 +243,27 @@ __global__ void __launch_bounds__(kThreads) DecodeMergeKernel(Arguments a) {
   if (thread == 0) a.lse[head] = LogSumExp(whole);
 }
 
-// weights holds scores; runs after the merge.
+__device__ void Put(float* weight, float value) {
+  *weight = value;
+}
+__device__ void Put(__half* weight, float value) {
+  *weight = __float2half_rn(value);
+}
+
+// From scores to weights; runs after the merge.
+template <typename Weight>
 __global__ void __launch_bounds__(kThreads) NormaliseWeightsKernel(Arguments a) {
   const int token = static_cast<int>(blockIdx.x * kThreads + threadIdx.x), head = static_cast<int>(blockIdx.y);
-  if (token >= a.plan.num_tokens) return;
-  float& weight = a.weights[head * a.weights_stride + token];
-  weight = RescaleFactor(weight, a.lse[head]);
+  if (token >= (a.num_tokens ? *a.num_tokens : a.plan.num_tokens)) return;
+  const float score = a.scores[head * a.scores_stride + token];
+  Put(static_cast<Weight*>(a.weights) + head * a.weights_stride + token, RescaleFactor(score, a.lse[head]));
 }
 
 template <typename Scalar, int kHeads>
 void LaunchSplits(const Arguments& a, void* stream) {
   const int group = a.plan.num_heads / a.plan.num_kv_heads;
-  const dim3 grid(a.plan.num_splits, a.plan.num_kv_heads, CeilDivide(group, kHeads));
+  const int splits = a.num_tokens ? MaxSplits(a.plan.num_tokens) : a.plan.num_splits;
+  const dim3 grid(splits, a.plan.num_kv_heads, CeilDivide(group, kHeads));
   Launch("DecodeSplitKernel", DecodeSplitKernel<Scalar, kHeads>, grid, kThreads,
          SharedLayout<kHeads>::Bytes(a.plan.head_dim_k), stream, a);
 }
@@ -260,6 +283,13 @@ DecodePlan PlanOf(const DecodeAttention& p) {
                     static_cast<int>(p.k.shape[2]), static_cast<int>(p.v.shape[2]));
 }
 
+// Of the parts of all splits that there may be; scores come behind them.
+int64_t PartFloats(const DecodeAttention& problem) {
+  DecodePlan plan = PlanOf(problem);
+  if (problem.num_tokens) plan.num_splits = MaxSplits(plan.num_tokens);
+  return WorkspaceFloats(plan);
+}
+
 void CheckCache(const TensorView& cache) {
   KVSCOPE_CHECK(cache.device == kTwinDevice);
   KVSCOPE_CHECK_EQ(cache.shape[2] % kVector, 0);
@@ -272,7 +302,9 @@ void CheckCache(const TensorView& cache) {
 }  // namespace
 
 size_t DecodeWorkspaceBytes(const DecodeAttention& problem) {
-  return sizeof(float) * static_cast<size_t>(WorkspaceFloats(PlanOf(problem)));
+  const bool has_half_weights = problem.weights.data && problem.weights.dtype == DType::kF16;
+  const int64_t scores = has_half_weights ? problem.q.shape[0] * problem.k.shape[1] : 0;
+  return sizeof(float) * static_cast<size_t>(PartFloats(problem) + scores);
 }
 
 void AttendDecode(const DecodeAttention& p, const Workspace& workspace) {
@@ -286,13 +318,17 @@ void AttendDecode(const DecodeAttention& p, const Workspace& workspace) {
   KVSCOPE_CHECK_EQ(p.v.shape[1], p.k.shape[1]);
   KVSCOPE_CHECK_EQ(p.out.shape[1], p.v.shape[2]);
   KVSCOPE_CHECK_LE(DecodeWorkspaceBytes(p), workspace.bytes);
+  float* const floats = static_cast<float*>(workspace.data);
+  const bool has_half_weights = p.weights.dtype == DType::kF16;
   const Arguments a{.plan = PlanOf(p),
-                    .q = p.q.floats(),
+                    .num_tokens = p.num_tokens,
+                    .q = p.q.data,
                     .k = p.k.data,
                     .v = p.v.data,
                     .out = p.out.floats(),
                     .lse = p.lse.floats(),
-                    .weights = p.weights.data ? p.weights.floats() : nullptr,
+                    .weights = p.weights.data,
+                    .scores = has_half_weights ? floats + PartFloats(p) : p.weights.floats(),
                     .q_stride = p.q.strides[0],
                     .k_head_stride = p.k.strides[0],
                     .k_token_stride = p.k.strides[1],
@@ -300,14 +336,17 @@ void AttendDecode(const DecodeAttention& p, const Workspace& workspace) {
                     .v_token_stride = p.v.strides[1],
                     .out_stride = p.out.strides[0],
                     .weights_stride = p.weights.strides[0],
+                    .scores_stride = has_half_weights ? p.k.shape[1] : p.weights.strides[0],
                     .scale = p.scale,
-                    .workspace = static_cast<float*>(workspace.data)};
+                    .workspace = floats,
+                    .has_half_q = p.q.dtype == DType::kF16};
   void* const stream = workspace.stream;
   p.k.dtype == DType::kF16 ? LaunchSplitsOf<__half>(a, stream) : LaunchSplitsOf<float>(a, stream);
   Launch("DecodeMergeKernel", DecodeMergeKernel, dim3(a.plan.num_heads), kThreads, 0, stream, a);
   if (a.weights && a.plan.num_tokens > 0) {
     const dim3 grid(CeilDivide(a.plan.num_tokens, kThreads), a.plan.num_heads);
-    Launch("NormaliseWeightsKernel", NormaliseWeightsKernel, grid, kThreads, 0, stream, a);
+    const auto kernel = has_half_weights ? NormaliseWeightsKernel<__half> : NormaliseWeightsKernel<float>;
+    Launch("NormaliseWeightsKernel", kernel, grid, kThreads, 0, stream, a);
   }
 }
 

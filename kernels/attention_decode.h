@@ -12,13 +12,16 @@
 namespace kvscope {
 
 struct DecodeAttention {
-  TensorView q;        // [heads, head_dim] f32
+  TensorView q;        // [heads, head_dim] f32, or f16 but for cpu_fast
   TensorView k;        // [kv_heads, tokens, head_dim] f32 or f16; any head stride, token stride >= head_dim
   TensorView v;        // [kv_heads, tokens, head_dim_v], dtype of k
   float scale = 1;     // score = scale * q·k
   TensorView out;      // [heads, head_dim_v] f32, written
   TensorView lse;      // [heads] f32, written
-  TensorView weights;  // [heads, tokens] f32, written: exp(score - lse); data == nullptr: not wanted
+  TensorView weights;  // [heads, tokens] f32, or f16 but for cpu_fast; written: exp(score - lse); null data: not wanted
+  // Not for cpu_fast. Beside k: so many of k's tokens are there, and k's shape says how many it may be; null: all. A
+  // CUDA graph that holds the call sees the number change.
+  const int* num_tokens = nullptr;
 };
 
 namespace cpu {

@@ -20,16 +20,23 @@ struct DecodePlan {
   int split_tokens = 0, num_splits = 0;
 };
 
-constexpr int CeilDivide(int a, int b) {
+KVSCOPE_HOST_DEVICE constexpr int CeilDivide(int a, int b) {
   return a / b + (a % b != 0);
 }
 
 // At least one split, which is empty when there are no tokens; otherwise none is.
-constexpr DecodePlan PlanDecode(int num_heads, int num_kv_heads, int num_tokens, int head_dim_k, int head_dim_v) {
+KVSCOPE_HOST_DEVICE constexpr DecodePlan PlanDecode(int num_heads, int num_kv_heads, int num_tokens, int head_dim_k,
+                                                    int head_dim_v) {
   const int needed = CeilDivide(CeilDivide(num_tokens, kDecodeMaxSplits), kDecodeTileTokens) * kDecodeTileTokens;
   const int split_tokens = needed > kDecodeSplitTokens ? needed : kDecodeSplitTokens;
   const int num_splits = num_tokens == 0 ? 1 : CeilDivide(num_tokens, split_tokens);
   return {num_heads, num_kv_heads, num_tokens, head_dim_k, head_dim_v, split_tokens, num_splits};
+}
+
+// The most splits that num_tokens tokens or fewer are cut into: longer splits may make fewer of more tokens.
+constexpr int MaxSplits(int num_tokens) {
+  const int shortest = CeilDivide(num_tokens, kDecodeSplitTokens);
+  return shortest < 1 ? 1 : shortest < kDecodeMaxSplits ? shortest : kDecodeMaxSplits;
 }
 
 KVSCOPE_HOST_DEVICE inline int SplitBegin(const DecodePlan& plan, int split) {

@@ -15,8 +15,17 @@ namespace {
 bool IsAvailable() {
   return false;
 }
+int DeviceCount() {
+  return 0;
+}
+void UseDevice(int) {
+  NoCuda("a device");
+}
 std::string DeviceName() {
   return "none";
+}
+size_t FreeDeviceBytes() {
+  return 0;
 }
 
 DeviceBuffer::DeviceBuffer(size_t) {
@@ -31,6 +40,32 @@ void DeviceBuffer::CopyToHost(void*, size_t, void*) const {
 }
 void DeviceBuffer::Clear(void*) {
   NoCuda("device memory");
+}
+PinnedBuffer::PinnedBuffer(size_t) {
+  NoCuda("pinned memory");
+}
+PinnedBuffer::~PinnedBuffer() = default;
+Stream::Stream() {
+  NoCuda("a stream");
+}
+Stream::~Stream() = default;
+Event::Event() {
+  NoCuda("an event");
+}
+Event::~Event() = default;
+void Event::Record(void*) {}
+void Event::Delay(void*) const {}
+void Event::Synchronize() const {}
+Graph::Graph(const std::function<void(void*)>&) {
+  NoCuda("a graph");
+}
+Graph::~Graph() = default;
+void Graph::Launch(void*) const {}
+void CopyAsync(void*, const void*, size_t, void*) {
+  NoCuda("copy");
+}
+void CopyRowsAsync(void*, size_t, const void*, size_t, size_t, size_t, void*) {
+  NoCuda("copy");
 }
 void Synchronize(void*) {
   NoCuda("wait for the device");

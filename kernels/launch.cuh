@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a .cu file needs to be compiled by nvcc as the twin (kvscope::cuda) and by g++ for the tests' emulation
-// (kvscope::cuda_emulated, tests/support/kernels_fibres.h, which comes first then): the namespace, the device its views
-// lie on, dynamic shared memory, and launches.
+// (kvscope::cuda_emulated, tests/support/kernels_fibres.h, which comes first then): dynamic shared memory and launches.
 #pragma once
 
 #ifdef __CUDACC__
@@ -11,12 +10,9 @@
 #include "kernels/device.h"
 #include "kernels/tensor.h"
 
-#define KVSCOPE_TWIN cuda
 #define KVSCOPE_DYNAMIC_SHARED(Type, name) extern __shared__ __align__(16) Type name[]
 
 namespace kvscope::cuda {
-
-inline constexpr Device kTwinDevice = Device::kCuda;
 
 // name: for messages.
 template <typename... Parameters, typename... Arguments>
@@ -27,6 +23,6 @@ void Launch(const char* name, void (*kernel)(Parameters...), const dim3& grid, i
 }
 
 }  // namespace kvscope::cuda
-#elif !defined(KVSCOPE_TWIN)
+#elif !defined(KVSCOPE_DYNAMIC_SHARED)
 #error "compile this file with nvcc, or include it after tests/support/kernels_fibres.h"
 #endif

@@ -12,9 +12,10 @@ constexpr int kThreads = 256;
 
 struct Arguments {
   const float *x, *cos, *sin;
-  void* out;
+  void *out, *copy;
   int* bad_token;
-  int64_t x_token_stride, x_head_stride, out_head_stride, out_token_stride;
+  const int *first_position, *first_out;
+  int64_t x_token_stride, x_head_stride, out_head_stride, out_token_stride, copy_head_stride, copy_token_stride;
   int64_t num_pairs;  // of all vectors
   int heads, half_dim;
 };
@@ -39,13 +40,19 @@ __global__ void __launch_bounds__(kThreads) RopeKernel(Arguments a) {
   const float* x = a.x + token * a.x_token_stride + head * a.x_head_stride + i;
   float low = x[0], high = x[a.half_dim];
   if (a.cos) {
-    const float cos = a.cos[int64_t{token} * a.half_dim + i], sin = a.sin[int64_t{token} * a.half_dim + i];
+    const int64_t angle = (int64_t{token} + (a.first_position ? *a.first_position : 0)) * a.half_dim + i;
+    const float cos = a.cos[angle], sin = a.sin[angle];
     const float before = low;
     low = low * cos - high * sin;
     high = high * cos + before * sin;
   }
-  Element* out = static_cast<Element*>(a.out) + head * a.out_head_stride + token * a.out_token_stride + i;
+  const int64_t row = int64_t{token} + (a.first_out ? *a.first_out : 0);
+  Element* const out = static_cast<Element*>(a.out) + head * a.out_head_stride + row * a.out_token_stride + i;
   const bool is_finite = Put(out, low) & Put(out + a.half_dim, high);
+  if (a.copy) {
+    Element* const copy = static_cast<Element*>(a.copy) + head * a.copy_head_stride + token * a.copy_token_stride + i;
+    Put(copy, low), Put(copy + a.half_dim, high);
+  }
   if (!is_finite) atomicMin(a.bad_token, token);
 }
 
@@ -56,18 +63,24 @@ void Rope(const RopeRows& rows, const Workspace& workspace) {
   KVSCOPE_CHECK(rows.cos.data == nullptr || (rows.cos.device == kTwinDevice && rows.sin.device == kTwinDevice));
   KVSCOPE_CHECK_EQ(rows.x.shape[2] % 2, 0);
   KVSCOPE_CHECK_EQ(rows.out.shape[0], rows.x.shape[1]);
-  KVSCOPE_CHECK_EQ(rows.out.shape[1], rows.x.shape[0]);
+  KVSCOPE_CHECK_LE(rows.x.shape[0], rows.out.shape[1]);
+  KVSCOPE_CHECK(rows.copy.data == nullptr || (rows.copy.device == kTwinDevice && rows.copy.dtype == rows.out.dtype));
   KVSCOPE_CHECK_EQ(rows.out.shape[2], rows.x.shape[2]);
   KVSCOPE_CHECK_LE(rows.x.shape[0], INT32_MAX);
   const Arguments a{.x = rows.x.floats(),
                     .cos = rows.cos.floats(),
                     .sin = rows.sin.floats(),
                     .out = rows.out.data,
+                    .copy = rows.copy.data,
                     .bad_token = rows.bad_token,
+                    .first_position = rows.first_position,
+                    .first_out = rows.first_out,
                     .x_token_stride = rows.x.strides[0],
                     .x_head_stride = rows.x.strides[1],
                     .out_head_stride = rows.out.strides[0],
                     .out_token_stride = rows.out.strides[1],
+                    .copy_head_stride = rows.copy.strides[0],
+                    .copy_token_stride = rows.copy.strides[1],
                     .num_pairs = rows.x.shape[0] * rows.x.shape[1] * rows.x.shape[2] / 2,
                     .heads = static_cast<int>(rows.x.shape[1]),
                     .half_dim = static_cast<int>(rows.x.shape[2] / 2)};

@@ -18,9 +18,14 @@ RopeAngles RopeAnglesAt(int position, std::span<const double> inv_freq, double a
 
 // Rows as a projection leaves them, rotated and put where attention reads them: q beside the cache, k and v into it.
 struct RopeRows {
-  TensorView x;              // [tokens, heads, head_dim] f32
-  TensorView cos, sin;       // [tokens, head_dim / 2] f32; data == nullptr: nothing is rotated (v)
-  TensorView out;            // [heads, tokens, head_dim] f16 (rounded) or f32; any head stride, token stride head_dim
+  TensorView x;         // [tokens, heads, head_dim] f32
+  TensorView cos, sin;  // [positions, head_dim / 2] f32; data == nullptr: nothing is rotated (v)
+  TensorView out;       // [heads, tokens, head_dim] f16 (rounded) or f32; any head stride, token stride head_dim
+  TensorView copy{};    // what out got once more, from row 0 on; data == nullptr: not wanted
+  // Beside x: the row of cos and sin, and of out, that is token 0's; null: row 0. A CUDA graph that holds the call sees
+  // the numbers change.
+  const int* first_position = nullptr;
+  const int* first_out = nullptr;
   int* bad_token = nullptr;  // beside x; lowered to the first token with a result outside out's range, if there is one
 };
 

@@ -86,7 +86,30 @@ struct Problem {
                                   Scale(),
                                   lent_out.view(),
                                   lent_lse.view(),
-                                  with_weights ? lent_weights.view() : TensorView{}};
+                                  with_weights ? lent_weights.view() : TensorView{},
+                                  nullptr};
+    Attend(backend, problem);
+    lent_out.Fetch(), lent_lse.Fetch(), lent_weights.Fetch();
+  }
+
+  // q and weights in f16, room for s.capacity tokens, of which the call finds s.tokens.
+  void RunKept(Backend backend, std::vector<Half>& half_q, std::vector<Half>& half_weights) {
+    std::vector<int> tokens{s.tokens};
+    const auto cache = [&](int dim) { return ContiguousView(nullptr, DType::kF16, {s.kv_heads, s.capacity, dim}, 3); };
+    Lent lent_q(backend, half_q, ContiguousView(nullptr, DType::kF16, {s.heads, s.head_dim}, 2));
+    Lent lent_k(backend, k, cache(s.head_dim)), lent_v(backend, v, cache(s.head_dim_v));
+    Lent lent_out(backend, out, ContiguousView(nullptr, DType::kF32, {s.heads, s.head_dim_v}, 2));
+    Lent lent_lse(backend, lse, ContiguousView(nullptr, DType::kF32, {s.heads}, 1));
+    Lent lent_weights(backend, half_weights, ContiguousView(nullptr, DType::kF16, {s.heads, s.capacity}, 2));
+    Lent lent_tokens(backend, tokens, ContiguousView(nullptr, DType::kF32, {1}, 1));
+    const DecodeAttention problem{
+        lent_q.view(),   lent_k.view(),   lent_v.view(),       Scale(),
+        lent_out.view(), lent_lse.view(), lent_weights.view(), static_cast<const int*>(lent_tokens.view().data)};
+    Attend(backend, problem);
+    lent_out.Fetch(), lent_lse.Fetch(), lent_weights.Fetch();
+  }
+
+  static void Attend(Backend backend, const DecodeAttention& problem) {
     if (backend == Backend::kCuda) {
       const cuda::DeviceBuffer scratch(cuda::DecodeWorkspaceBytes(problem));
       cuda::AttendDecode(problem, {scratch.data(), scratch.bytes(), nullptr});
@@ -98,7 +121,6 @@ struct Problem {
     } else {
       backend == Backend::kCpu ? cpu::AttendDecode(problem) : cpu_fast::AttendDecode(problem);
     }
-    lent_out.Fetch(), lent_lse.Fetch(), lent_weights.Fetch();
   }
 
   Shape s;
@@ -174,6 +196,28 @@ std::string TestName(const testing::TestParamInfo<std::tuple<Backend, Shape>>& i
   return StrCat(Name(std::get<0>(info.param)), "_", s.heads, "_", s.kv_heads, "_tokens_", s.tokens, "_of_", s.capacity,
                 "_dims_", s.head_dim, "_", s.head_dim_v);
 }
+// As a captured graph has it: room for more tokens than are there, the number kept beside, q and weights in f16.
+TEST_P(AttentionDecode, TakesTheNumberOfTokensFromWhereItIsKept) {
+  const auto [backend, shape] = GetParam();
+  KVSCOPE_SKIP_WITHOUT(backend);
+  if (backend == Backend::kCpuFast) return;
+  Problem<Half> exact(shape, 6);
+  for (float& x : exact.q) x = FloatFromHalf(HalfFromFloat(x));
+  Problem<Half> kept = exact;
+  exact.Run(backend);
+  std::vector<Half> q(kept.q.size()), weights(size_t(shape.heads) * shape.capacity, HalfFromFloat(-7));
+  HalvesFromFloats(kept.q, q);
+  kept.RunKept(backend, q, weights);
+  EXPECT_EQ(kept.out, exact.out);
+  EXPECT_EQ(kept.lse, exact.lse);
+  for (int head = 0; head < shape.heads; ++head) {
+    for (int token = 0; token < shape.capacity; ++token) {
+      const float expected = token < shape.tokens ? exact.weights[size_t(head) * shape.tokens + token] : -7;
+      ASSERT_EQ(weights[size_t(head) * shape.capacity + token], HalfFromFloat(expected)) << head << " " << token;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, AttentionDecode,
                          testing::Combine(testing::Values(Backend::kCpu, Backend::kCpuFast, Backend::kCuda),
                                           testing::Values(Shape{9, 3, 1, 64, 64, 4}, Shape{9, 3, 2049, 64, 64, 2100},
@@ -208,6 +252,8 @@ TEST_P(DecodeSplits, CoverEveryTokenOnce) {
     token = SplitEnd(plan, split);
   }
   EXPECT_EQ(token, plan.num_tokens);
+  for (int fewer = 0; fewer <= GetParam(); fewer += 1 + fewer / 50)
+    ASSERT_LE(PlanDecode(9, 3, fewer, 64, 64).num_splits, MaxSplits(GetParam())) << fewer;
 }
 
 TEST_P(DecodeSplits, GiveEveryPartItsOwnPlaceInTheWorkspace) {

@@ -50,6 +50,13 @@ struct Problem {
     Lent lent_out(backend, out, out_view);
     Lent lent_bad(backend, bad_token, ContiguousView(nullptr, DType::kF32, {1}, 1));
     RopeRows rows{.x = lent_x.view(), .cos = {}, .sin = {}, .out = lent_out.view()};
+    Lent lent_first(backend, first, ContiguousView(nullptr, DType::kF32, {2}, 1));
+    Lent lent_copy(backend, copy, ContiguousView(nullptr, dtype, {s.heads, s.tokens, s.head_dim}, 3));
+    if (!copy.empty()) {
+      rows.copy = lent_copy.view();
+      rows.first_position = static_cast<const int*>(lent_first.view().data);
+      rows.first_out = rows.first_position + 1;
+    }
     if (rotates) rows.cos = lent_cos.view(), rows.sin = lent_sin.view();
     rows.bad_token = static_cast<int*>(lent_bad.view().data);
     if (IsEmulated(backend)) {
@@ -58,7 +65,7 @@ struct Problem {
     } else {
       backend == Backend::kCuda ? cuda::Rope(rows, {}) : cpu::Rope(rows);
     }
-    lent_out.Fetch(), lent_bad.Fetch();
+    lent_out.Fetch(), lent_bad.Fetch(), lent_copy.Fetch();
   }
 
   double Out(int head, int token, int i) const {
@@ -78,7 +85,8 @@ struct Problem {
 
   Shape s;
   std::vector<float> x, cos, sin;
-  std::vector<Element> out;
+  std::vector<Element> out, copy;  // copy: not wanted when empty
+  std::vector<int> first{0, 0};    // position and row of out, with copy
   std::vector<int> bad_token{INT_MAX};
 };
 
@@ -105,6 +113,32 @@ TEST_P(Rope, RotatesRoundsAndPutsRowsByHead) {
     }
   }
   EXPECT_EQ(problem.bad_token[0], INT_MAX);
+}
+
+TEST_P(Rope, TakesPositionsAndRowsFromWhereTheyAreKept) {
+  const auto [backend, shape] = GetParam();
+  KVSCOPE_SKIP_WITHOUT(backend);
+  if (shape.tokens < 3) return;
+  Problem<Half> whole(shape, 5);
+  whole.Run(backend);
+  // The last two tokens alone: angles from their own rows, into their own rows, and once more beside.
+  Problem<Half> last(shape, 5);
+  const int first = shape.tokens - 2;
+  last.x.erase(last.x.begin(), last.x.begin() + size_t(first) * shape.heads * shape.head_dim);
+  last.s.tokens = 2;
+  last.first = {first, first};
+  last.copy.resize(size_t(shape.heads) * 2 * shape.head_dim);
+  last.Run(backend);
+  for (int head = 0; head < shape.heads; ++head) {
+    for (int i = 0; i < 2 * shape.head_dim; ++i) {
+      const Half expected = whole.out[(size_t(head) * shape.capacity + first) * shape.head_dim + i];
+      ASSERT_EQ(last.out[(size_t(head) * shape.capacity + first) * shape.head_dim + i], expected);
+      ASSERT_EQ(last.copy[size_t(head) * 2 * shape.head_dim + i], expected);
+    }
+    if (first > 0) {
+      ASSERT_EQ(last.out[size_t(head) * shape.capacity * shape.head_dim], Half{}) << "nobody wrote there";
+    }
+  }
 }
 
 TEST_P(Rope, LeavesValuesAsTheyAre) {

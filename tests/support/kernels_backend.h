@@ -2,47 +2,13 @@
 // One test over the twins of an operation: which twin, and tensors that lie where it wants them.
 #pragma once
 
-#include <ostream>
-#include <string>
 #include <vector>
 
-#include "kernels/attention_decode.h"
-#include "kernels/attention_prefill.h"
-#include "kernels/column_stats.h"
 #include "kernels/device.h"
-#include "kernels/rope.h"
 #include "kernels/tensor.h"
+#include "tests/support/kernels_emulated.h"
 
 namespace kvscope {
-
-// kEmulated: the CUDA twin's source on the CPU, one fibre per thread; backwards: the last thread starts first, which a
-// missing barrier does not survive.
-enum class Backend { kCpu, kCpuFast, kEmulated, kEmulatedBackwards, kCuda };
-
-inline std::string Name(Backend backend) {
-  constexpr const char* kNames[] = {"cpu", "cpu_fast", "emulated", "emulated_backwards", "cuda"};
-  return kNames[static_cast<int>(backend)];
-}
-inline void PrintTo(Backend backend, std::ostream* out) {
-  *out << Name(backend);
-}
-
-inline bool IsEmulated(Backend backend) {
-  return backend == Backend::kEmulated || backend == Backend::kEmulatedBackwards;
-}
-// The twins' sources compiled by g++, see kernels_fibres.h.
-namespace cuda_emulated {
-void SetBackend(Backend backend);  // one of the emulated ones, before a call
-void RmsNorm(const TensorView& x, const TensorView& weight, float epsilon, const TensorView& out,
-             const Workspace& workspace);
-void AttendDecode(const DecodeAttention& problem, const Workspace& workspace);
-size_t DecodeWorkspaceBytes(const DecodeAttention& problem);
-void AttendPrefill(const PrefillAttention& problem, const Workspace& workspace);
-void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs, float* out,
-                 const Workspace& workspace);
-void Rope(const RopeRows& rows, const Workspace& workspace);
-void SwiGlu(const TensorView& gate, const TensorView& up, const TensorView& out, const Workspace& workspace);
-}  // namespace cuda_emulated
 
 #define KVSCOPE_SKIP_WITHOUT(backend)                                            \
   if ((backend) == ::kvscope::Backend::kCuda && !::kvscope::cuda::IsAvailable()) \

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "tests/support/kernels_backend.h"
+#include "tests/support/kernels_emulated.h"
 
 namespace kvscope::fibres {
 namespace {
@@ -148,6 +148,9 @@ void RunBlock() {
 
 void SetOrder(Order new_order) {
   order = new_order;
+}
+bool IsEager() {
+  return order == Order::kForward;
 }
 
 void Launch(const dim3& grid, const dim3& block_size, size_t shared_bytes, const std::function<void()>& kernel) {

@@ -18,6 +18,11 @@
 #include <utility>
 
 #include "core/half.h"
+
+// kernels/device.h and every .cu file speak of this twin from here on.
+#define KVSCOPE_TWIN cuda_emulated
+#define KVSCOPE_TWIN_DEVICE ::kvscope::Device::kCpu
+
 #include "kernels/device.h"
 #include "kernels/tensor.h"
 
@@ -38,8 +43,10 @@ namespace kvscope::fibres {
 
 enum class Order { kForward, kBackward };
 void SetOrder(Order order);  // in which the threads of a block and the blocks of a grid start
+bool IsEager();              // streams do their work at once: in forward order, see kernels_device.cpp
 
 void Launch(const dim3& grid, const dim3& block, size_t shared_bytes, const std::function<void()>& kernel);
+void Enqueue(void* stream, std::function<void()> work);  // at once on the default stream; see kernels_device.cpp
 
 // For the macros below. site: the line of the call; all threads that meet must come from the same.
 void SyncThreads(int site);
@@ -110,14 +117,12 @@ inline int max(int a, int b) {
 }
 
 // What kernels/launch.cuh gives to a .cu file that nvcc compiles.
-#define KVSCOPE_TWIN cuda_emulated
 #define KVSCOPE_DYNAMIC_SHARED(Type, name) Type* const name = static_cast<Type*>(::kvscope::fibres::DynamicShared())
 namespace kvscope::cuda_emulated {
-inline constexpr Device kTwinDevice = Device::kCpu;
 template <typename Kernel, typename... Arguments>
-void Launch(const char*, Kernel kernel, const dim3& grid, int threads, size_t shared_bytes, void*,
+void Launch(const char*, Kernel kernel, const dim3& grid, int threads, size_t shared_bytes, void* stream,
             const Arguments&... arguments) {
-  fibres::Launch(grid, threads, shared_bytes, [&] { kernel(arguments...); });
+  fibres::Enqueue(stream, [=] { fibres::Launch(grid, threads, shared_bytes, [&] { kernel(arguments...); }); });
 }
 void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);  // kernels/mma.cuh
 }  // namespace kvscope::cuda_emulated
