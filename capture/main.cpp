@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "capture/cpu_engine.h"
 #include "capture/recorder.h"
 #include "capture/run.h"
 #include "capture/task_flags.h"
@@ -93,7 +94,7 @@ void Run(const Flags& flags) {
   for (const Prompt& prompt : prompts) infos.push_back(MakeTraceInfo(*model, sha256, prompt, options));
   const std::vector<std::string> paths = OutputPaths(flags, prompts);
   const bool has_terminal = isatty(STDERR_FILENO);
-  Decoder decoder(*model);
+  CpuEngine engine(*model, options.kv_dtype);
   for (size_t i = 0; i < prompts.size(); ++i) {
     if (has_terminal)
       options.progress = [&](int done, int total) { PrintProgress(fs::path(paths[i]).stem().stem(), done, total); };
@@ -102,8 +103,7 @@ void Run(const Flags& flags) {
     recording.writer.overwrite = flags.force;
     recording.queue_bytes = int64_t{flags.queue_mib} << 20;
     Recorder recorder(paths[i], infos[i], recording);
-    FullCache cache(model->config, options.kv_dtype);
-    const RunOutcome outcome = RunPrompt(decoder, tokenizer, prompts[i], options, infos[i], cache, &recorder);
+    const RunOutcome outcome = RunPrompt(engine, &tokenizer, prompts[i], options, infos[i], &recorder);
     recorder.Finish();
     if (has_terminal) std::fprintf(stderr, "\r\033[K");
     PrintOutcome(paths[i], outcome, recorder.bytes_written());

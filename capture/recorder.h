@@ -36,6 +36,8 @@ class Recorder final : public RunSink {
   void SetLogprobs(int first_token, std::vector<float> logprobs) override;
   void SetSegments(std::vector<Segment> segments, std::vector<Span> spans) override;
   void SetAnswer(TraceAnswer answer) override;
+  void Defer(std::function<void(RunSink& sink)> job) override;
+  void CountStall(int64_t ns) override;
 
   void Finish();  // waits until everything is on disk and the file is complete
   int64_t bytes_written() const { return bytes_written_; }
@@ -43,10 +45,10 @@ class Recorder final : public RunSink {
 
  private:
   struct Job {
-    std::function<void(TraceWriter&)> write;
+    std::function<void(RunSink& file)> write;
     int64_t bytes = 0;
   };
-  void Push(int64_t bytes, std::function<void(TraceWriter&)> write);
+  void Push(int64_t bytes, std::function<void(RunSink& file)> write);
   void WriteLoop();
   void Stop();
 

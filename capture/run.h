@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "capture/decoder.h"
-#include "capture/full_cache.h"
+#include "capture/engine.h"
 #include "capture/run_sink.h"
 #include "capture/task.h"
 #include "capture/tokenizer.h"
@@ -27,8 +27,10 @@ struct RunOptions {
 };
 
 // What a trace of this run says about it, before it starts. model_sha256 may be empty.
+TraceInfo MakeTraceInfo(const ModelConfig& config, const EngineInfo& engine, const std::string& model_sha256,
+                        const Prompt& prompt, const RunOptions& options);
 TraceInfo MakeTraceInfo(const Model& model, const std::string& model_sha256, const Prompt& prompt,
-                        const RunOptions& options);
+                        const RunOptions& options);  // on the CPU
 
 struct RunOutcome {
   std::vector<int> answer_ids;  // generated or forced
@@ -39,10 +41,10 @@ struct RunOutcome {
   double prefill_secs = 0, decode_secs = 0;
 };
 
-// info must be what MakeTraceInfo gave; sink may be nullptr. cache is empty at the start and holds everything at the
-// end.
-RunOutcome RunPrompt(Decoder& decoder, const Tokenizer& tokenizer, const Prompt& prompt, const RunOptions& options,
-                     const TraceInfo& info, FullCache& cache, RunSink* sink);
+// info must be what MakeTraceInfo gave; sink may be nullptr. Without a tokenizer (random weights) ids have no text, and
+// nothing ends the run before max_new.
+RunOutcome RunPrompt(Engine& engine, const Tokenizer* tokenizer, const Prompt& prompt, const RunOptions& options,
+                     const TraceInfo& info, RunSink* sink);
 
 // Ends of the prefill chunks of tokens [begin, end): multiples of chunk tokens from each segment's start, and segment
 // ends. Ascending, the last is `end`.
@@ -55,7 +57,7 @@ std::vector<float> Prefill(Decoder& decoder, KvCache& cache, std::span<const int
                            const std::vector<Segment>& segments, const LayerObserver& observer,
                            const HiddenObserver& on_hidden, const ResidualObserver& on_residual = {});
 
-// The tokens as a trace holds them.
-TraceTokens TokensFromIds(const Tokenizer& tokenizer, std::span<const int> ids, int first_position);
+// The tokens as a trace holds them; without a tokenizer their pieces are their numbers.
+TraceTokens TokensFromIds(const Tokenizer* tokenizer, std::span<const int> ids, int first_position);
 
 }  // namespace kvscope

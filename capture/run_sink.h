@@ -2,6 +2,7 @@
 // Where a run goes: into a file on another thread (Recorder), into memory (MemorySink), or nowhere (nullptr).
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "core/memory_trace.h"
@@ -24,6 +25,10 @@ class RunSink {
   virtual void SetLogprobs(int first_token, std::vector<float> logprobs) = 0;
   virtual void SetSegments(std::vector<Segment> segments, std::vector<Span> spans) = 0;
   virtual void SetAnswer(TraceAnswer answer) = 0;
+  // Calls `job` when the sink gets to it, in order with the calls around: for what still is on its way from a device,
+  // which the job waits for.
+  virtual void Defer(std::function<void(RunSink& sink)> job) { job(*this); }
+  virtual void CountStall(int64_t /*ns*/) {}  // the model waited for room in front of the sink
 };
 
 class MemorySink final : public RunSink {

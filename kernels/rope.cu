@@ -13,8 +13,8 @@ constexpr int kThreads = 256;
 struct Arguments {
   const float *x, *cos, *sin;
   void *out, *copy;
-  int* bad_token;
   const int *first_position, *first_out;
+  int* bad_token;
   int64_t x_token_stride, x_head_stride, out_head_stride, out_token_stride, copy_head_stride, copy_token_stride;
   int64_t num_pairs;  // of all vectors
   int heads, half_dim;
@@ -72,9 +72,9 @@ void Rope(const RopeRows& rows, const Workspace& workspace) {
                     .sin = rows.sin.floats(),
                     .out = rows.out.data,
                     .copy = rows.copy.data,
-                    .bad_token = rows.bad_token,
                     .first_position = rows.first_position,
                     .first_out = rows.first_out,
+                    .bad_token = rows.bad_token,
                     .x_token_stride = rows.x.strides[0],
                     .x_head_stride = rows.x.strides[1],
                     .out_head_stride = rows.out.strides[0],

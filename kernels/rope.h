@@ -26,7 +26,8 @@ struct RopeRows {
   // the numbers change.
   const int* first_position = nullptr;
   const int* first_out = nullptr;
-  int* bad_token = nullptr;  // beside x; lowered to the first token with a result outside out's range, if there is one
+  int* bad_token =
+      nullptr;  // beside x too; lowered to the first token with a result outside out's range, if there is one
 };
 
 namespace cpu {

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <numeric>
 
+#include "capture/full_cache.h"
 #include "capture/run.h"
 #include "core/error.h"
 #include "replay/analysis.h"
@@ -137,7 +138,7 @@ class LivePrompt {
   // The common part: full prefill up to the decision, recorded in memory.
   void PrefillToDecision() {
     const auto begin = Clock::now();
-    trace_.AppendTokens(TokensFromIds(tokenizer_, std::span(prompt_.ids).first(decision_token_), 0));
+    trace_.AppendTokens(TokensFromIds(&tokenizer_, std::span(prompt_.ids).first(decision_token_), 0));
     int next_token = 0;
     const LayerObserver record = [&](int layer, LayerChunk& chunk, const float*) {
       trace_.AppendChunk(layer, next_token, std::move(chunk));

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <filesystem>
 
-#include "capture/full_cache.h"
+#include "capture/cpu_engine.h"
 #include "capture/run.h"
 #include "capture/run_sink.h"
 #include "core/error.h"
@@ -92,8 +92,8 @@ void Replay(Decoder& decoder, const Tokenizer& tokenizer, const Part& part, Resu
   const TraceInfo info = MakeTraceInfo(decoder.model(), "", part.prompt, run);
   MemoryTrace trace(info);
   MemorySink sink(trace);
-  FullCache cache(decoder.model().config, DType::kF16);
-  RunPrompt(decoder, tokenizer, part.prompt, run, info, cache, &sink);
+  CpuEngine engine(decoder.model(), DType::kF16);
+  RunPrompt(engine, &tokenizer, part.prompt, run, info, &sink);
   SweepOptions sweep;
   sweep.protocols = {part.protocol};
   sweep.keeps_kept = false;

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <vector>
 
+#include "capture/cpu_engine.h"
 #include "capture/recorder.h"
 #include "capture/run.h"
 #include "core/error.h"
@@ -33,17 +34,16 @@ void Measure(const Model& model, const Tokenizer& tokenizer, const std::vector<i
   prompt.forced_ids.assign(text.begin() + context, text.begin() + context + kSteps);
   prompt.segments.push_back({"context", 0, 0, context, true});
   const std::string path = (std::filesystem::temp_directory_path() / "capture_bench.kvtrace.h5").string();
-  Decoder decoder(model);
+  CpuEngine engine(model, DType::kF16);
   Figures plain, qkv, rows;
   const auto run = [&](TraceLevel level, bool is_recorded, Figures& figures) {
     RunOptions options;
     options.level = level;
     const TraceInfo info = MakeTraceInfo(model, "", prompt, options);
-    FullCache cache(model.config, options.kv_dtype);
     std::unique_ptr<Recorder> recorder;
     if (is_recorded)
       recorder = std::make_unique<Recorder>(path, info, Recorder::Options{.writer = {.overwrite = true}});
-    const RunOutcome outcome = RunPrompt(decoder, tokenizer, prompt, options, info, cache, recorder.get());
+    const RunOutcome outcome = RunPrompt(engine, &tokenizer, prompt, options, info, recorder.get());
     if (recorder) {
       recorder->Finish();
       figures.file_bytes = static_cast<double>(std::filesystem::file_size(path));

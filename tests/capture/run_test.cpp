@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "capture/cpu_engine.h"
 #include "capture/recorder.h"
 #include "core/error.h"
 #include "core/trace_reader.h"
@@ -42,9 +43,8 @@ class Run : public testing::Test {
     const std::string path = folder_ / "run.kvtrace.h5";
     const TraceInfo info = MakeTraceInfo(*model_, "", prompt_, options);
     Recorder recorder(path, info, {.writer = {.overwrite = true}});
-    FullCache cache(model_->config, options.kv_dtype);
-    Decoder decoder(*model_);
-    const RunOutcome result = RunPrompt(decoder, tokenizer_, prompt_, options, info, cache, &recorder);
+    CpuEngine engine(*model_, options.kv_dtype);
+    const RunOutcome result = RunPrompt(engine, &tokenizer_, prompt_, options, info, &recorder);
     if (outcome) *outcome = result;
     recorder.Finish();
     return TraceReader::Open(path);

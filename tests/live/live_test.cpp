@@ -3,6 +3,8 @@
 
 #include <filesystem>
 
+#include "capture/cpu_engine.h"
+#include "capture/full_cache.h"
 #include "capture/recorder.h"
 #include "capture/run.h"
 #include "core/error.h"
@@ -95,8 +97,8 @@ TEST_F(Live, KeepsWhatReplayKeeps) {
   const TraceInfo info = MakeTraceInfo(*model_, "", prompt_, {});
   {
     Recorder recorder(path, info, {.writer = {.overwrite = true}});
-    FullCache cache(model_->config, DType::kF16);
-    RunPrompt(decoder_, tokenizer_, prompt_, {}, info, cache, &recorder);
+    CpuEngine engine(*model_, DType::kF16);
+    RunPrompt(engine, &tokenizer_, prompt_, {}, info, &recorder);
     recorder.Finish();
   }
   const std::vector<std::string> specs{

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <set>
 
+#include "capture/full_cache.h"
 #include "capture/run.h"
 #include "core/half.h"
 #include "replay/live/live_run.h"
@@ -58,7 +59,7 @@ class PropagationTest : public testing::Test {
     Whole whole;
     TraceInfo info = MakeTraceInfo(*model_, "", prompt_, {.level = TraceLevel::kQkv});
     whole.trace = std::make_unique<MemoryTrace>(info);
-    whole.trace->AppendTokens(TokensFromIds(tokenizer_, prompt_.ids, 0));
+    whole.trace->AppendTokens(TokensFromIds(&tokenizer_, prompt_.ids, 0));
     whole.taps = ResidualTaps({Request(spec, 0.5)}, ShapeOf(info));
     int next_token = 0;
     FullCache cache(model_->config, DType::kF16);

@@ -18,13 +18,8 @@
 #include <utility>
 
 #include "core/half.h"
-
-// kernels/device.h and every .cu file speak of this twin from here on.
-#define KVSCOPE_TWIN cuda_emulated
-#define KVSCOPE_TWIN_DEVICE ::kvscope::Device::kCpu
-
-#include "kernels/device.h"
 #include "kernels/tensor.h"
+#include "tests/support/kernels_twin.h"
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
