@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/ceil_divide.h"
 #include "kernels/device.h"
 
 namespace kvscope {
@@ -19,10 +20,6 @@ struct DecodePlan {
   int num_heads = 0, num_kv_heads = 0, num_tokens = 0, head_dim_k = 0, head_dim_v = 0;
   int split_tokens = 0, num_splits = 0;
 };
-
-KVSCOPE_HOST_DEVICE constexpr int CeilDivide(int a, int b) {
-  return a / b + (a % b != 0);
-}
 
 // At least one split, which is empty when there are no tokens; otherwise none is.
 KVSCOPE_HOST_DEVICE constexpr DecodePlan PlanDecode(int num_heads, int num_kv_heads, int num_tokens, int head_dim_k,

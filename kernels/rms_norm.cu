@@ -5,17 +5,13 @@
 #include "core/error.h"
 #include "kernels/launch.cuh"
 #include "kernels/rms_norm.h"
+#include "kernels/warp.cuh"
 
 namespace kvscope::KVSCOPE_TWIN {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-
-__device__ float WarpSum(float value) {
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
-  return value;
-}
 
 struct Rows {
   const float* x;

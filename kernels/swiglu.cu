@@ -2,6 +2,7 @@
 // A thread per element. expf, not __expf: the CPU's result within its rounding.
 #include "core/error.h"
 #include "kernels/launch.cuh"
+#include "kernels/rows.cuh"
 #include "kernels/swiglu.h"
 
 namespace kvscope::KVSCOPE_TWIN {
@@ -9,24 +10,39 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ void __launch_bounds__(kThreads)
-    SwiGluKernel(const float* gate, const float* up, float* out, int64_t count) {
+struct Rows {
+  const float *gate, *up;
+  float* out;
+  int64_t rows, width, gate_stride, up_stride, out_stride;
+};
+
+__global__ void __launch_bounds__(kThreads) SwiGluKernel(Rows r) {
   const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (i < count) out[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+  if (i >= r.width) return;
+  for (int64_t row = blockIdx.y; row < r.rows; row += gridDim.y) {
+    const float gate = r.gate[row * r.gate_stride + i];
+    r.out[row * r.out_stride + i] = gate / (1 + expf(-gate)) * r.up[row * r.up_stride + i];
+  }
 }
 
 }  // namespace
 
 void SwiGlu(const TensorView& gate, const TensorView& up, const TensorView& out, const Workspace& workspace) {
   KVSCOPE_CHECK(gate.device == kTwinDevice && up.device == kTwinDevice && out.device == kTwinDevice);
-  const int64_t count = gate.shape[0];
-  KVSCOPE_CHECK_EQ(up.shape[0], count);
-  KVSCOPE_CHECK_EQ(out.shape[0], count);
-  if (count == 0) return;
-  const int64_t blocks = (count + kThreads - 1) / kThreads;
-  KVSCOPE_CHECK_LE(blocks, INT32_MAX);
-  Launch("SwiGluKernel", SwiGluKernel, dim3(static_cast<unsigned>(blocks)), kThreads, 0, workspace.stream,
-         gate.floats(), up.floats(), out.floats(), count);
+  KVSCOPE_CHECK(gate.rank == 1 || gate.rank == 2);
+  KVSCOPE_CHECK(up.rank == gate.rank && up.shape == gate.shape);
+  KVSCOPE_CHECK(out.rank == gate.rank && out.shape == gate.shape);
+  const bool has_rows = gate.rank == 2;
+  const Rows rows{.gate = gate.floats(),
+                  .up = up.floats(),
+                  .out = out.floats(),
+                  .rows = has_rows ? gate.shape[0] : 1,
+                  .width = has_rows ? gate.shape[1] : gate.shape[0],
+                  .gate_stride = gate.strides[0],
+                  .up_stride = up.strides[0],
+                  .out_stride = out.strides[0]};
+  if (rows.rows == 0 || rows.width == 0) return;
+  Launch("SwiGluKernel", SwiGluKernel, RowGrid(rows.rows, rows.width, kThreads), kThreads, 0, workspace.stream, rows);
 }
 
 }  // namespace kvscope::KVSCOPE_TWIN

@@ -15,7 +15,7 @@ namespace cpu_fast {
 void SwiGlu(std::span<const float> gate, std::span<const float> up, std::span<float> out);  // out may alias gate
 }
 namespace cuda {
-// [elements] f32 each; out may alias gate.
+// [rows, width] f32 each, any row strides (gate and up may lie side by side), or [width]; out may alias gate.
 void SwiGlu(const TensorView& gate, const TensorView& up, const TensorView& out, const Workspace& workspace);
 }  // namespace cuda
 

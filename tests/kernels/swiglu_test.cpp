@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -50,6 +51,39 @@ INSTANTIATE_TEST_SUITE_P(Backends, SwiGlu,
                          testing::Values(Backend::kCpu, Backend::kCpuFast, Backend::kEmulated,
                                          Backend::kEmulatedBackwards, Backend::kCuda),
                          TestName);
+
+// gate and up lie side by side as one product leaves them; the result goes over gate.
+class SwiGluRows : public testing::TestWithParam<Backend> {};
+
+TEST_P(SwiGluRows, GateInPlaceWhatLiesSideBySide) {
+  KVSCOPE_SKIP_WITHOUT(GetParam());
+  for (const auto& [rows, width] : {std::pair(3, 300), std::pair(515, 2), std::pair(0, 8)}) {  // 512 rows a grid
+    const int stride = 2 * width + 1;
+    std::vector<float> values;
+    for (int i = 0; i < rows * stride; ++i) values.push_back(4 * std::sin(static_cast<float>(i) * 0.7f));
+    const std::vector<float> before = values;
+    TensorView view = ContiguousView(nullptr, DType::kF32, {rows, width}, 2);
+    view.strides[0] = stride;
+    Lent lent(GetParam(), values, view);
+    const TensorView gate = lent.view();
+    TensorView up = gate;
+    up.data = gate.floats() + width;
+    if (IsEmulated(GetParam())) {
+      cuda_emulated::SetBackend(GetParam());
+      cuda_emulated::SwiGlu(gate, up, gate, {});
+    } else {
+      cuda::SwiGlu(gate, up, gate, {});
+    }
+    lent.Fetch();
+    for (int at = 0; at < rows * stride; ++at) {
+      double expected = before[at];
+      if (at % stride < width) expected *= before[at + width] / (1 + std::exp(-expected));
+      ASSERT_NEAR(values[at], expected, 1e-6 * std::fabs(expected)) << at;
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Backends, SwiGluRows,
+                         testing::Values(Backend::kEmulated, Backend::kEmulatedBackwards, Backend::kCuda), TestName);
 
 }  // namespace
 }  // namespace kvscope

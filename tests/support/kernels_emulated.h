@@ -9,8 +9,11 @@
 #include "kernels/attention_decode.h"
 #include "kernels/attention_prefill.h"
 #include "kernels/column_stats.h"
+#include "kernels/column_totals.h"
+#include "kernels/dense_matmul.h"
 #include "kernels/rope.h"
 #include "kernels/tensor.h"
+#include "kernels/top_logits.h"
 
 namespace kvscope {
 
@@ -40,6 +43,13 @@ void AttendPrefill(const PrefillAttention& problem, const Workspace& workspace);
 void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs, float* out,
                  const Workspace& workspace);
 void Rope(const RopeRows& rows, const Workspace& workspace);
+void DenseMatmul(const DenseMatmulProblem& problem, const Workspace& workspace);
+size_t DenseWorkspaceBytes(const DenseMatmulProblem& problem);
+void Embed(const int* ids, const DenseMatrix& table, const TensorView& out, const Workspace& workspace);
+void FindTopLogits(const TopLogits& top, const Workspace& workspace);
+size_t TopLogitsWorkspaceBytes(const TopLogits& top);
+void FillRandom(void* data, int64_t count, DenseType type, uint64_t seed, float deviation, const Workspace& workspace);
+void AddColumns(const ColumnTotals& columns, const Workspace& workspace);
 void SwiGlu(const TensorView& gate, const TensorView& up, const TensorView& out, const Workspace& workspace);
 }  // namespace cuda_emulated
 

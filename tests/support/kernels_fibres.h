@@ -101,6 +101,14 @@ inline __half2 __floats2half2_rn(float low, float high) {
 inline float __half2float(__half value) {
   return kvscope::FloatFromHalf(value);
 }
+template <typename Value>
+Value __ldg(const Value* source) {
+  return *source;
+}
+template <typename Value>
+Value __ldcs(const Value* source) {
+  return *source;
+}
 inline int atomicMin(int* target, int value) {
   return std::exchange(*target, std::min(*target, value));
 }
