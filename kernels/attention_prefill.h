@@ -22,8 +22,8 @@ namespace cpu {
 void AttendPrefill(const PrefillAttention& problem);  // double accumulation: the specification
 }
 namespace cuda {
-// head_dim and head_dim_v multiples of 16, at most 128; rows 16-byte aligned. Weights are rounded to f16 before they
-// meet the values (2^-11 of each), their sum is not.
+// head_dim and head_dim_v multiples of 16, at most 256 (computed as 64, 128 or 256, whichever holds both); rows 16-byte
+// aligned; scale > 0. Weights are rounded to f16 before they meet the values (2^-11 of each), their sum is not.
 void AttendPrefill(const PrefillAttention& problem, const Workspace& workspace);
 }  // namespace cuda
 

@@ -18,6 +18,11 @@ namespace kvscope::cuda {
 template <typename... Parameters, typename... Arguments>
 void Launch(const char* name, void (*kernel)(Parameters...), const dim3& grid, int threads, size_t shared_bytes,
             void* stream, const Arguments&... arguments) {
+  constexpr size_t kUnasked = 48 << 10;  // more shared memory than this has to be asked for
+  if (shared_bytes > kUnasked) {
+    KVSCOPE_CHECK_CUDA(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  }
   kernel<<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(arguments...);
   CheckLaunch(name, __FILE__, __LINE__);
 }

@@ -119,8 +119,9 @@ INSTANTIATE_TEST_SUITE_P(
     Backends, AttentionPrefill,
     testing::Combine(testing::Values(Backend::kCpu, Backend::kEmulated, Backend::kEmulatedBackwards, Backend::kCuda),
                      testing::Values(Shape{3, 1, 0, 1, 64, 64, 4}, Shape{2, 1, 0, 70, 64, 64, 80},
-                                     Shape{1, 1, 130, 5, 32, 32, 135}, Shape{2, 2, 61, 67, 80, 48, 128},
-                                     Shape{1, 1, 0, 129, 128, 128, 129}, Shape{2, 1, 9, 0, 64, 64, 10})),
+                                     Shape{1, 1, 130, 5, 32, 32, 135}, Shape{2, 2, 62, 66, 80, 48, 128},
+                                     Shape{1, 1, 0, 129, 128, 128, 129}, Shape{2, 1, 9, 0, 64, 64, 10},
+                                     Shape{2, 1, 30, 66, 256, 256, 96}, Shape{1, 1, 0, 33, 192, 128, 33})),
     TestName);
 
 }  // namespace

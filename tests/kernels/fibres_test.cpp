@@ -116,6 +116,115 @@ TEST_P(Fibres, SayWhichThreadsDoNotMeet) {
   EXPECT_THAT(MessageOf([] { __shfl_sync(0x3u, 1.0f, 0); }), HasSubstr("outside the mask"));
 }
 
+// A kernel that lets every thread copy 16 bytes, 1 2 3 4, and read the word that thread `reader(thread)` has copied:
+// as NaN where that is too early.
+template <typename Wait>
+std::vector<float> Copied(int bytes_valid, Wait wait) {
+  const std::vector<float4> from(kThreads, {1, 2, 3, 4});
+  std::vector<float> read(kThreads);
+  Launch(1, kThreads, kThreads * sizeof(float4), [&] {
+    KVSCOPE_DYNAMIC_SHARED(float4, target);
+    target[threadIdx.x] = {7, 7, 7, 7};
+    __syncthreads();
+    cuda_emulated::CopyAsync(target + threadIdx.x, &from[threadIdx.x], bytes_valid);
+    read[threadIdx.x] = target[wait()].w;
+  });
+  return read;
+}
+
+TEST_P(Fibres, CopiesArriveAtTheWaitForTheirGroup) {
+  const auto here = [] { return threadIdx.x; };
+  EXPECT_TRUE(std::isnan(Copied(16, here)[5]));
+  EXPECT_TRUE(std::isnan(Copied(16, [&] {
+    cuda_emulated::WaitCopies<0>();  // the group is open
+    return here();
+  })[5]));
+  EXPECT_TRUE(std::isnan(Copied(16, [&] {
+    cuda_emulated::CommitCopies();
+    cuda_emulated::WaitCopies<1>();  // the newest may be late
+    return here();
+  })[5]));
+  const auto waited = [&] {
+    cuda_emulated::CommitCopies();
+    cuda_emulated::CommitCopies();
+    cuda_emulated::WaitCopies<1>();  // an empty group counts
+    return here();
+  };
+  EXPECT_EQ(Copied(16, waited), std::vector<float>(kThreads, 4));
+  EXPECT_EQ(Copied(0, waited), std::vector<float>(kThreads, 0));
+}
+
+TEST_P(Fibres, OthersSeeACopyBehindABarrierOnly) {
+  const auto mirrored = [](bool has_barrier) {
+    return Copied(16, [&] {
+      cuda_emulated::CommitCopies();
+      cuda_emulated::WaitCopies<0>();
+      if (has_barrier) __syncthreads();
+      return kThreads - 1 - threadIdx.x;
+    });
+  };
+  EXPECT_EQ(mirrored(true), std::vector<float>(kThreads, 4));
+  const bool is_last_first = GetParam() == Order::kBackward;
+  EXPECT_EQ(mirrored(false)[is_last_first ? 0 : kThreads - 1], 4);
+  EXPECT_NE(mirrored(false)[is_last_first ? kThreads - 1 : 0], 4);
+}
+
+// A slow warp reads what a fast one overwrites: the copy's target is NaN from its start on.
+TEST_P(Fibres, ACopyOverWhatOthersStillReadShows) {
+  const std::vector<float4> from(1, {1, 2, 3, 4});
+  float read = 0;
+  Launch(1, kThreads, sizeof(float4), [&] {
+    KVSCOPE_DYNAMIC_SHARED(float4, target);
+    const bool is_first = threadIdx.x == (GetParam() == Order::kForward ? 0 : kThreads - 1);
+    const bool is_last = threadIdx.x == (GetParam() == Order::kForward ? kThreads - 1 : 0);
+    if (is_first) target[0] = {7, 7, 7, 7};
+    __syncthreads();
+    for (int i = 0; i < 3; ++i) __syncwarp();  // to meet within a warp holds no other warp back
+    if (is_first) cuda_emulated::CopyAsync(target, from.data(), 16);
+    if (is_last) read = target[0].w;
+  });
+  EXPECT_TRUE(std::isnan(read));
+}
+
+TEST_P(Fibres, CopiesOfAnotherSizeOrAlignmentAreRefused) {
+  alignas(16) static float words[8] = {};
+  EXPECT_THAT(MessageOf([] { cuda_emulated::CopyAsync(words, words + 4, 8); }), HasSubstr("a copy of 8 bytes"));
+  EXPECT_THAT(MessageOf([] { cuda_emulated::CopyAsync(words + 1, words + 4, 16); }), HasSubstr("multiples of 16"));
+}
+
+// Half `column` of row `row` of matrix `matrix` is their number; rows lie 48 bytes apart, the last matrix first.
+TEST_P(Fibres, LoadMatricesAsTheirLayoutSays) {
+  const auto number = [](int matrix, int row, int column) {
+    return static_cast<uint16_t>(matrix * 64 + row * 8 + column);
+  };
+  std::vector<std::array<uint32_t, 4>> plain(32), transposed(32);
+  Launch(1, 32, 32 * 48, [&] {
+    KVSCOPE_DYNAMIC_SHARED(uint16_t, halves);
+    const int lane = static_cast<int>(threadIdx.x);
+    uint16_t* const mine = halves + (31 - lane) * 24;
+    for (int column = 0; column < 8; ++column) mine[column] = number(lane / 8, lane % 8, column);
+    __syncwarp();
+    uint32_t words[4];
+    cuda_emulated::LoadMatrices(words, mine);
+    std::copy(words, words + 4, plain[lane].begin());
+    cuda_emulated::LoadMatricesTransposed(words, mine);
+    std::copy(words, words + 4, transposed[lane].begin());
+  });
+  for (int lane = 0; lane < 32; ++lane) {
+    const int g = lane / 4, i = lane % 4 * 2;
+    for (int m = 0; m < 4; ++m) {
+      EXPECT_EQ(plain[lane][m], number(m, g, i) | uint32_t{number(m, g, i + 1)} << 16) << lane << " " << m;
+      EXPECT_EQ(transposed[lane][m], number(m, i, g) | uint32_t{number(m, i + 1, g)} << 16) << lane << " " << m;
+    }
+  }
+  alignas(16) static uint16_t unaligned[16] = {};
+  EXPECT_THAT(MessageOf([] {
+                uint32_t words[4];
+                cuda_emulated::LoadMatrices(words, unaligned + 1);
+              }),
+              HasSubstr("not a multiple of 16"));
+}
+
 INSTANTIATE_TEST_SUITE_P(Orders, Fibres, testing::Values(Order::kForward, Order::kBackward));
 
 // A kernel that lacks a barrier gives one result when the first thread starts first and another when the last does.

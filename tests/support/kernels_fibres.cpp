@@ -3,6 +3,7 @@
 
 #include <ucontext.h>
 
+#include <deque>
 #include <exception>
 #include <memory>
 #include <vector>
@@ -14,7 +15,14 @@ namespace kvscope::fibres {
 namespace {
 
 constexpr size_t kStackBytes = 64 << 10, kWarpLanes = 32;
+constexpr int kCopyBytes = 16;
 constexpr int kRunning = 0, kDone = -1;  // other values of Fibre::site: the line at which it waits
+
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes_valid;
+};
 
 struct Fibre {
   ucontext_t context;
@@ -26,6 +34,8 @@ struct Fibre {
   int source_lane = 0;
   uint64_t value = 0;               // brought, then received
   std::array<uint64_t, 32> of_all;  // received
+  std::vector<Copy> open_copies;
+  std::deque<std::vector<Copy>> copy_groups;  // closed, not waited for
 };
 
 struct Block {
@@ -115,6 +125,7 @@ bool ReleaseLanes(size_t index) {
 
 void Start(Fibre& fibre) {
   fibre.site = kRunning;
+  fibre.open_copies.clear(), fibre.copy_groups.clear();
   getcontext(&fibre.context);
   fibre.context.uc_stack.ss_sp = fibre.stack.data();
   fibre.context.uc_stack.ss_size = fibre.stack.size();
@@ -122,21 +133,33 @@ void Start(Fibre& fibre) {
   makecontext(&fibre.context, Body, 0);
 }
 
-void RunBlock() {
-  const size_t count = block->fibres.size();
-  while (true) {
-    bool ran = false;
+// Runs the warp that starts at fibre `first` until all its fibres wait for the block or have ended, or for lanes that
+// do not come. False: nothing went on.
+bool RunWarp(size_t first) {
+  const size_t count = std::min(kWarpLanes, block->fibres.size() - first);
+  for (bool any = false;; any = true) {
+    bool goes_on = false;
     for (size_t turn = 0; turn < count; ++turn) {
-      block->current = order == Order::kForward ? turn : count - 1 - turn;
+      block->current = first + (order == Order::kForward ? turn : count - 1 - turn);
       if (Current().site != kRunning) continue;
-      ran = true;
+      goes_on = true;
       threadIdx = Current().index;
       swapcontext(&block->scheduler, &Current().context);
       if (block->failure) std::rethrow_exception(block->failure);
     }
-    bool released = ReleaseBlock();
-    for (size_t i = 0; i < count; ++i) released |= ReleaseLanes(i);
-    if (ran || released) continue;
+    for (size_t i = 0; i < count; ++i) goes_on |= ReleaseLanes(first + i);
+    if (!goes_on) return any;
+  }
+}
+
+void RunBlock() {
+  const size_t warps = (block->fibres.size() + kWarpLanes - 1) / kWarpLanes;
+  while (true) {
+    bool goes_on = false;
+    for (size_t turn = 0; turn < warps; ++turn) {
+      goes_on |= RunWarp((order == Order::kForward ? turn : warps - 1 - turn) * kWarpLanes);
+    }
+    if (ReleaseBlock() || goes_on) continue;
     for (const auto& fibre : block->fibres) {
       if (fibre->site != kDone) throw Error(StrCat("threads of a block do not meet: ", Waiting()));
     }
@@ -198,6 +221,30 @@ std::array<uint64_t, 32> Gather(uint64_t value, int site) {
   return Current().of_all;
 }
 
+void StartCopy(void* to, const void* from, int bytes_valid) {
+  if (bytes_valid != 0 && bytes_valid != kCopyBytes)
+    throw Error(StrCat("a copy of ", bytes_valid, " bytes, not 0 or 16"));
+  if (reinterpret_cast<uintptr_t>(to) % kCopyBytes != 0 || reinterpret_cast<uintptr_t>(from) % kCopyBytes != 0) {
+    throw Error("a copy between addresses that are not multiples of 16");
+  }
+  std::memset(to, 0xff, kCopyBytes);
+  Current().open_copies.push_back({to, from, bytes_valid});
+}
+
+void CloseCopies() {
+  Current().copy_groups.push_back(std::exchange(Current().open_copies, {}));
+}
+
+void FinishCopies(size_t but_newest_groups) {
+  auto& groups = Current().copy_groups;
+  for (; groups.size() > but_newest_groups; groups.pop_front()) {
+    for (const Copy& copy : groups.front()) {
+      std::memset(copy.to, 0, kCopyBytes);
+      std::memcpy(copy.to, copy.from, copy.bytes_valid);
+    }
+  }
+}
+
 void* DynamicShared() {
   return block->shared.data();
 }
@@ -227,6 +274,40 @@ void kvscope::cuda_emulated::Mma(float (&d)[4], const uint32_t (&a)[4], const ui
     }
   }
   fibres::Gather(0, __LINE__);  // nobody leaves before all have read
+}
+
+namespace {
+
+struct Matrix {
+  uint16_t halves[8][8];
+};
+
+// The four matrices whose rows the lanes of the warp name.
+std::array<Matrix, 4> MatricesOfWarp(const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % sizeof(Matrix::halves[0]) != 0) {
+    throw kvscope::Error("a matrix row at an address that is not a multiple of 16");
+  }
+  const auto rows = kvscope::fibres::Gather(reinterpret_cast<uint64_t>(row), __LINE__);
+  std::array<Matrix, 4> matrices;
+  for (int lane = 0; lane < 32; ++lane) {
+    std::memcpy(matrices[lane / 8].halves[lane % 8], reinterpret_cast<const void*>(rows[lane]),
+                sizeof Matrix::halves[0]);
+  }
+  return matrices;
+}
+
+}  // namespace
+
+void kvscope::cuda_emulated::LoadMatrices(uint32_t (&words)[4], const void* row) {
+  const auto matrices = MatricesOfWarp(row);
+  const int g = fibres::Lane() / 4, i = fibres::Lane() % 4 * 2;
+  for (int m = 0; m < 4; ++m) words[m] = matrices[m].halves[g][i] | uint32_t{matrices[m].halves[g][i + 1]} << 16;
+}
+
+void kvscope::cuda_emulated::LoadMatricesTransposed(uint32_t (&words)[4], const void* row) {
+  const auto matrices = MatricesOfWarp(row);
+  const int g = fibres::Lane() / 4, i = fibres::Lane() % 4 * 2;
+  for (int m = 0; m < 4; ++m) words[m] = matrices[m].halves[i][g] | uint32_t{matrices[m].halves[i + 1][g]} << 16;
 }
 
 void kvscope::cuda_emulated::SetBackend(Backend backend) {

@@ -2,9 +2,11 @@
 // Runs CUDA kernels on the CPU, so that their logic is tested where there is no device: one fibre per thread, blocks
 // one after another. A fibre runs until it meets the others of its warp or block; what never meets is reported with the
 // threads that wait. Threads start in any order that a test asks for, so that a missing barrier gives another result.
-// Included before a .cu file (see kernels_emulated.cpp), it takes the place of the CUDA headers. Tensor cores are
-// played by the layout that mma.cuh states. Not covered: asynchronous copies, several streams, memory errors
-// (compute-sanitizer finds those on a device).
+// Warps run one after another, each until it waits for the block, so that none may count on another's pace.
+// Included before a .cu file (see tests/CMakeLists.txt), it takes the place of the CUDA headers. Tensor cores are
+// played by the layout that mma.cuh states. An asynchronous copy is as late as it can be: from its start to the wait
+// for its group the target holds NaN. Not covered: several streams, bank conflicts, memory errors (compute-sanitizer
+// finds those on a device).
 #pragma once
 
 #include <algorithm>
@@ -47,6 +49,9 @@ void Enqueue(void* stream, std::function<void()> work);  // at once on the defau
 void SyncThreads(int site);
 uint64_t Exchange(uint32_t mask, uint64_t value, int source_lane, int site);  // the value that source_lane brought
 std::array<uint64_t, 32> Gather(uint64_t value, int site);                    // what all lanes of the warp brought
+void StartCopy(void* to, const void* from, int bytes_valid);                  // the thread's, see CopyAsync
+void CloseCopies();
+void FinishCopies(size_t but_newest_groups);
 void* DynamicShared();
 int Lane();
 
@@ -127,5 +132,22 @@ void Launch(const char*, Kernel kernel, const dim3& grid, int threads, size_t sh
             const Arguments&... arguments) {
   fibres::Enqueue(stream, [=] { fibres::Launch(grid, threads, shared_bytes, [&] { kernel(arguments...); }); });
 }
-void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);  // kernels/mma.cuh
+// kernels/mma.cuh
+void Mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+void LoadMatrices(uint32_t (&words)[4], const void* row);
+void LoadMatricesTransposed(uint32_t (&words)[4], const void* row);
+inline float Exp2(float x) {
+  return std::exp2(x);
+}
+// kernels/tile_copy.cuh
+inline void CopyAsync(void* to, const void* from, int bytes_valid) {
+  fibres::StartCopy(to, from, bytes_valid);
+}
+inline void CommitCopies() {
+  fibres::CloseCopies();
+}
+template <int kNewest>
+void WaitCopies() {
+  fibres::FinishCopies(kNewest);
+}
 }  // namespace kvscope::cuda_emulated
