@@ -6,14 +6,18 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "capture/cpu_engine.h"
+#include "capture/device_engine.h"
 #include "capture/recorder.h"
 #include "capture/run.h"
+#include "capture/synthetic.h"
 #include "capture/task_flags.h"
 #include "core/error.h"
 #include "core/sha256.h"
 #include "core/units.h"
+#include "kernels/device_choice.h"
 
 namespace kvscope {
 namespace {
@@ -22,8 +26,8 @@ namespace fs = std::filesystem;
 
 struct Flags {
   TaskFlags task;
-  std::string model, output;
-  std::string level = "qkv+rows", device = "auto", kv_dtype = "f16", query_rows = "all";
+  std::string model, synthetic, output;
+  std::string level = "qkv+rows", device = "auto", weights = "f16", kv_dtype = "f16", query_rows = "all";
   std::vector<int> layers, kv_heads;
   int prefill_chunk = 512, queue_mib = 512;
   double flush_secs = 1.0;
@@ -72,15 +76,61 @@ void PrintOutcome(const std::string& path, const RunOutcome& run, int64_t bytes)
   std::fflush(stdout);
 }
 
-void Run(const Flags& flags) {
-  if (flags.device != "cpu" && flags.device != "auto") {
-    throw Error(StrCat("--device ", flags.device, ": expected cpu or auto; this build captures on the CPU"));
+// A GGUF file and what is asked of it, or the same with random weights: no file, no tokenizer, no model in memory.
+struct Work {
+  std::optional<Tokenizer> tokenizer;
+  std::unique_ptr<Model> model;
+  ModelConfig config;
+  std::vector<Prompt> prompts;
+  std::string sha256;
+};
+
+Work MakeWork(const Flags& flags) {
+  Work work;
+  if (!flags.synthetic.empty()) {
+    if (!flags.model.empty()) throw Error("--model and --synthetic: expected one of them");
+    work.config = SyntheticConfig(flags.synthetic);
+    work.prompts = SyntheticPrompts(work.config, flags.task.contexts, flags.task.max_new, flags.task.seed);
+    return work;
   }
-  if (std::isnan(flags.flush_secs)) throw Error("--flush-secs: expected a number from 0.01 to 3600, found nan");
+  if (flags.model.empty()) throw Error("--model is required; see --help");
   const GgufFile gguf = GgufFile::Open(flags.model);
-  const Tokenizer tokenizer = Tokenizer::FromGguf(gguf);
-  const std::unique_ptr<Model> model = LoadModel(gguf);
-  const std::vector<Prompt> prompts = MakePrompts(flags.task, tokenizer, model->config.context_length);
+  work.tokenizer = Tokenizer::FromGguf(gguf);
+  work.model = LoadModel(gguf);
+  work.config = work.model->config;
+  work.prompts = MakePrompts(flags.task, *work.tokenizer, work.config.context_length);
+  work.sha256 = HexSha256OfFile(flags.model);
+  return work;
+}
+
+std::unique_ptr<Engine> MakeEngine(const Flags& flags, const DeviceChoice& device, Work& work) {
+  if (!device.is_cuda) {
+    if (!work.model) throw Error(StrCat("--synthetic ", flags.synthetic, ": runs on a CUDA device only, found none"));
+    return std::make_unique<CpuEngine>(*work.model, flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16);
+  }
+  cuda::UseDevice(device.index);
+  const DeviceOptions options{.weights = flags.weights == "f16" ? DenseType::kF16 : DenseType::kBF16,
+                              .ring_bytes = int64_t{flags.queue_mib} << 20};
+  if (!work.model) return cuda::MakeRandomEngine(work.config, options);
+  auto engine = cuda::MakeDeviceEngine(*work.model, options);
+  work.model.reset();  // the device has it now
+  return engine;
+}
+
+// The device's attention reads f16: an f32 cache is the CPU's.
+DeviceChoice DeviceOf(const Flags& flags) {
+  if (flags.kv_dtype == "f16") return ChooseDevice(flags.device, /*can_use_cuda=*/true);
+  if (flags.device == "auto") return {};
+  const DeviceChoice device = ChooseDevice(flags.device, /*can_use_cuda=*/true);
+  if (device.is_cuda) throw Error(StrCat("--kv-dtype f32: runs on the CPU only; expected --device cpu"));
+  return device;
+}
+
+void Run(const Flags& flags) {
+  const DeviceChoice device = DeviceOf(flags);
+  if (std::isnan(flags.flush_secs)) throw Error("--flush-secs: expected a number from 0.01 to 3600, found nan");
+  Work work = MakeWork(flags);
+  const std::vector<Prompt>& prompts = work.prompts;
   RunOptions options;
   options.kv_dtype = flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16;
   options.level = TraceLevelFromName(flags.level);
@@ -89,12 +139,12 @@ void Run(const Flags& flags) {
   options.layers = flags.layers;
   options.kv_heads = flags.kv_heads;
   options.query_rows = flags.query_rows;
-  const std::string sha256 = HexSha256OfFile(flags.model);
-  std::vector<TraceInfo> infos;
-  for (const Prompt& prompt : prompts) infos.push_back(MakeTraceInfo(*model, sha256, prompt, options));
   const std::vector<std::string> paths = OutputPaths(flags, prompts);
+  const std::unique_ptr<Engine> engine = MakeEngine(flags, device, work);
+  std::vector<TraceInfo> infos;
+  for (const Prompt& prompt : prompts)
+    infos.push_back(MakeTraceInfo(work.config, engine->info(), work.sha256, prompt, options));
   const bool has_terminal = isatty(STDERR_FILENO);
-  CpuEngine engine(*model, options.kv_dtype);
   for (size_t i = 0; i < prompts.size(); ++i) {
     if (has_terminal)
       options.progress = [&](int done, int total) { PrintProgress(fs::path(paths[i]).stem().stem(), done, total); };
@@ -103,7 +153,8 @@ void Run(const Flags& flags) {
     recording.writer.overwrite = flags.force;
     recording.queue_bytes = int64_t{flags.queue_mib} << 20;
     Recorder recorder(paths[i], infos[i], recording);
-    const RunOutcome outcome = RunPrompt(engine, &tokenizer, prompts[i], options, infos[i], &recorder);
+    const RunOutcome outcome =
+        RunPrompt(*engine, work.tokenizer ? &*work.tokenizer : nullptr, prompts[i], options, infos[i], &recorder);
     recorder.Finish();
     if (has_terminal) std::fprintf(stderr, "\r\033[K");
     PrintOutcome(paths[i], outcome, recorder.bytes_written());
@@ -111,6 +162,11 @@ void Run(const Flags& flags) {
       std::fprintf(stderr,
                    "kvscope-capture: the model waited %.1f s for the disk; a larger --queue-mib hides more of it\n",
                    recorder.total_stall_ns() * 1e-9);
+    }
+    if (const auto* const on_device = dynamic_cast<const DeviceEngine*>(engine.get())) {
+      const CaptureMemory memory = on_device->capture_memory();
+      std::fprintf(stderr, "kvscope-capture: recording took %s on the device and a ring of %s in memory\n",
+                   FormatBytes(memory.device_bytes).c_str(), FormatBytes(memory.host_bytes).c_str());
     }
   }
 }
@@ -122,7 +178,10 @@ int main(int argc, char** argv) {
   using kvscope::Flags;
   Flags flags;
   CLI::App app{"Records what a model's attention saw, one trace file per run.", "kvscope capture"};
-  app.add_option("--model", flags.model, "GGUF file")->required();
+  app.add_option("--model", flags.model, "GGUF file");
+  app.add_option("--synthetic", flags.synthetic,
+                 "instead of --model, for performance only: random weights of the shape llama-3.1-8b, qwen2.5-7b or "
+                 "llama-3.1-70b-layer, on a CUDA device");
   kvscope::AddTaskOptions(app, flags.task);
   app.add_option("--level", flags.level, "qkv+rows, qkv, rows or relevance")->capture_default_str();
   app.add_option("--kv-dtype", flags.kv_dtype, "f16 or f32")
@@ -142,7 +201,11 @@ int main(int argc, char** argv) {
   app.add_option("--queue-mib", flags.queue_mib, "memory for what the disk has not taken yet")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--device", flags.device, "cpu or auto")->capture_default_str();
+  app.add_option("--device", flags.device, "cpu, cuda:0, or auto: a CUDA device where there is one")
+      ->capture_default_str();
+  app.add_option("--weights", flags.weights, "f16 or bf16: on a CUDA device the weights become this")
+      ->check(CLI::IsMember({"f16", "bf16"}))
+      ->capture_default_str();
   app.add_flag("--force", flags.force, "overwrite");
   app.add_option("-o,--output", flags.output, "trace file, or a folder for a grid")->required();
   try {

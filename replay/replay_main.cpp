@@ -14,6 +14,7 @@
 #include "core/results.h"
 #include "core/trace_reader.h"
 #include "core/units.h"
+#include "kernels/device_choice.h"
 #include "replay/evidence.h"
 #include "replay/fidelity.h"
 #include "replay/list.h"
@@ -114,9 +115,7 @@ struct RunFlags {
 };
 
 void Run(const RunFlags& flags, const std::string& command) {
-  if (flags.device != "cpu" && flags.device != "auto") {
-    throw Error(StrCat("--device ", flags.device, ": expected cpu or auto; this build replays on the CPU"));
-  }
+  ChooseDevice(flags.device, /*can_use_cuda=*/false);
   SweepOptions options = OptionsOf(flags.sweep);
   options.is_bare = flags.is_bare;
   options.analyzes = !flags.skips_analysis;

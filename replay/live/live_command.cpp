@@ -10,6 +10,7 @@
 
 #include "capture/task_flags.h"
 #include "core/error.h"
+#include "kernels/device_choice.h"
 #include "replay/live/live_run.h"
 #include "replay/sweep.h"
 #include "replay/sweep_flags.h"
@@ -42,9 +43,7 @@ std::vector<PlanRequest> RequestsOf(const SweepOptions& options) {
 }
 
 void Run(const Flags& flags, const std::string& command) {
-  if (flags.device != "cpu" && flags.device != "auto") {
-    throw Error(StrCat("--device ", flags.device, ": expected cpu or auto; this build decodes on the CPU"));
-  }
+  ChooseDevice(flags.device, /*can_use_cuda=*/false);
   SweepOptions sweep = OptionsOf(flags.sweep);
   sweep.is_bare = flags.is_bare;
   const std::vector<PlanRequest> requests = RequestsOf(sweep);

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/kernels_fibres.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <deque>
 #include <exception>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "core/error.h"
@@ -25,8 +27,10 @@ struct Copy {
 };
 
 struct Fibre {
-  ucontext_t context;
-  std::vector<char> stack;
+  ucontext_t context;  // where it begins; from then on it goes on at `place`, which needs no system call
+  jmp_buf place;
+  bool has_begun = false;
+  std::unique_ptr<char[]> stack{new char[kStackBytes]};
   dim3 index;
   int site = kRunning;
   bool waits_for_block = false;  // else for the lanes of `mask`
@@ -39,14 +43,15 @@ struct Fibre {
 };
 
 struct Block {
-  ucontext_t scheduler;
-  std::vector<std::unique_ptr<Fibre>> fibres;
+  jmp_buf place;
+  std::span<const std::unique_ptr<Fibre>> fibres;
   size_t current = 0;
   const std::function<void()>* kernel = nullptr;
   std::exception_ptr failure;
   std::vector<std::max_align_t> shared;
 };
 Block* block = nullptr;
+std::vector<std::unique_ptr<Fibre>> pool;  // of all launches, one after another
 Order order = Order::kForward;
 
 Fibre& Current() {
@@ -60,11 +65,11 @@ void Body() {
     block->failure = std::current_exception();
   }
   Current().site = kDone;
-  swapcontext(&Current().context, &block->scheduler);
+  _longjmp(block->place, 1);
 }
 
 void Wait() {
-  swapcontext(&Current().context, &block->scheduler);
+  if (_setjmp(Current().place) == 0) _longjmp(block->place, 1);
 }
 
 std::string Waiting() {
@@ -123,12 +128,20 @@ bool ReleaseLanes(size_t index) {
   return true;
 }
 
+// Lets it run until it waits or ends. Of its own, so that no variable lives across the jump.
+[[gnu::noinline]] void Resume(Fibre& fibre) {
+  if (_setjmp(block->place) != 0) return;
+  if (std::exchange(fibre.has_begun, true)) _longjmp(fibre.place, 1);
+  setcontext(&fibre.context);
+}
+
 void Start(Fibre& fibre) {
   fibre.site = kRunning;
+  fibre.has_begun = false;
   fibre.open_copies.clear(), fibre.copy_groups.clear();
   getcontext(&fibre.context);
-  fibre.context.uc_stack.ss_sp = fibre.stack.data();
-  fibre.context.uc_stack.ss_size = fibre.stack.size();
+  fibre.context.uc_stack.ss_sp = fibre.stack.get();
+  fibre.context.uc_stack.ss_size = kStackBytes;
   fibre.context.uc_link = nullptr;
   makecontext(&fibre.context, Body, 0);
 }
@@ -144,7 +157,7 @@ bool RunWarp(size_t first) {
       if (Current().site != kRunning) continue;
       goes_on = true;
       threadIdx = Current().index;
-      swapcontext(&block->scheduler, &Current().context);
+      Resume(Current());
       if (block->failure) std::rethrow_exception(block->failure);
     }
     for (size_t i = 0; i < count; ++i) goes_on |= ReleaseLanes(first + i);
@@ -181,9 +194,9 @@ void Launch(const dim3& grid, const dim3& block_size, size_t shared_bytes, const
   const size_t blocks = size_t{grid.x} * grid.y * grid.z, threads = size_t{block_size.x} * block_size.y * block_size.z;
   Block here;
   here.kernel = &kernel;
+  while (pool.size() < threads) pool.push_back(std::make_unique<Fibre>());
+  here.fibres = std::span(pool).first(threads);
   for (size_t i = 0; i < threads; ++i) {
-    here.fibres.push_back(std::make_unique<Fibre>());
-    here.fibres[i]->stack.resize(kStackBytes);
     dim3& index = here.fibres[i]->index;
     index.x = static_cast<unsigned>(i % block_size.x), index.y = static_cast<unsigned>(i / block_size.x % block_size.y);
     index.z = static_cast<unsigned>(i / block_size.x / block_size.y);
