@@ -41,6 +41,7 @@ class EngineOnDevice final : public DeviceEngine {
     return {"cuda", DeviceName(), StrCat("weights=", type, is_random_ ? " random" : "")};
   }
   CaptureMemory capture_memory() const override { return {capture_bytes_, capture_.host_bytes()}; }
+  void set_residual_hook(ResidualHook hook) override { residual_hook_ = std::move(hook); }
   int64_t weight_bytes() const override { return static_cast<int64_t>(weights_.bytes()); }
 
   void Begin(const TraceInfo& info, RunSink* sink, int max_tokens) override;
@@ -61,6 +62,7 @@ class EngineOnDevice final : public DeviceEngine {
   void FeedForward(int layer, int tokens, void* stream);
   void Finish(int tokens, void* stream);
   void Multiply(const TensorView& x, const DenseMatrix& matrix, const TensorView& out, bool accumulate, void* stream);
+  void ShowResidual(int layer, int tokens);
   void Await();
   void FindWanted(const TensorView& logits, size_t first);
 
@@ -77,6 +79,7 @@ class EngineOnDevice final : public DeviceEngine {
   const DeviceWeights weights_;
   const bool is_random_;
   const int q_width_, kv_width_;
+  ResidualHook residual_hook_;
 
   // Of a run.
   int capacity_ = 0, max_chunk_ = 0;
@@ -293,6 +296,7 @@ void EngineOnDevice::RunChunk(int tokens) {
   void* const stream = stream_.get();
   Embed(ids(), weights_.embedding(), Rows(x_, tokens, c.hidden), On(stream));
   for (int layer = 0; layer < c.num_layers; ++layer) {
+    ShowResidual(layer, tokens);
     const Seen seen = capture_.BeginLayer(layer, tokens);
     Project(layer, tokens, seen, stream);
     PrefillAttention attention;
@@ -308,8 +312,17 @@ void EngineOnDevice::RunChunk(int tokens) {
     capture_.EndLayer(layer, num_tokens_, tokens);
     FeedForward(layer, tokens, stream);
   }
+  ShowResidual(c.num_layers, tokens);
   Finish(tokens, stream);
   Await();
+}
+
+void EngineOnDevice::ShowResidual(int layer, int tokens) {
+  if (!residual_hook_) return;
+  std::vector<float> residual(static_cast<size_t>(tokens) * config().hidden);
+  x_.CopyToHost(residual.data(), residual.size() * sizeof(float), stream_.get());
+  residual_hook_(layer, residual);
+  x_.CopyFromHost(residual.data(), residual.size() * sizeof(float), stream_.get());
 }
 
 // One token's way through all layers; what changes from step to step is read from inputs_.

@@ -9,6 +9,7 @@
 // for the activations that meet the weights of several tokens at once: they are rounded to the weights' type.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "capture/engine.h"
@@ -27,8 +28,13 @@ struct CaptureMemory {
   int64_t device_bytes = 0, host_bytes = 0;
 };
 
+// Sees the residual stream [tokens, hidden] of a chunk before each layer, and behind the last one with layer ==
+// num_layers; what it leaves there goes on. To compare layers with the CPU's one by one: the device waits for it.
+using ResidualHook = std::function<void(int layer, std::span<float> residual)>;
+
 class DeviceEngine : public Engine {
  public:
+  virtual void set_residual_hook(ResidualHook hook) = 0;
   virtual CaptureMemory capture_memory() const = 0;  // of the run since Begin
   virtual int64_t weight_bytes() const = 0;
 };

@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/trace_reader.h"
 #include "kernels/device.h"
+#include "tests/support/capture_fidelity.h"
 #include "tests/support/capture_tiny_gguf.h"
 #include "tests/support/kernels_backend.h"
 
@@ -135,6 +136,18 @@ TEST_P(OnDevice, RecordsWhatTheCpuRecords) {
     const VerifyResult verified = VerifyTrace(*trace);
     EXPECT_TRUE(verified.ok) << verified.worst_place;
     EXPECT_EQ(verified.rows_checked, VerifyTrace(*reference).rows_checked);
+  }
+}
+
+TEST_P(OnDevice, EveryLayerIsTheCpusWithItsInput) {
+  const auto engine = MakeEngine({.ring_bytes = kRingBytes});
+  for (const FidelityErrors& errors : CompareLayers(*model_, *engine, prompt_.ids)) {
+    // Products of f16 with f16, 2^-11 at most each and a third of that as a rule.
+    EXPECT_LT(errors.q, 6e-4);
+    EXPECT_LT(errors.k, 6e-4);
+    EXPECT_LT(errors.v, 6e-4);
+    EXPECT_LT(errors.out, 1e-3);
+    EXPECT_LT(errors.lse, 1e-3);
   }
 }
 
