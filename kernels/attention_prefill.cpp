@@ -52,6 +52,9 @@ void cpu::AttendPrefill(const PrefillAttention& p) {
 void cuda::AttendPrefill(const PrefillAttention&, const Workspace&) {
   throw Error("attention_prefill on cuda: this build has no CUDA; rebuild with nvcc on PATH and -DKVSCOPE_CUDA=ON");
 }
+bool cuda::HasPath(PrefillPath) {
+  return false;
+}
 #endif
 
 }  // namespace kvscope

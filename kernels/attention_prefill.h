@@ -8,6 +8,11 @@
 
 namespace kvscope {
 
+// How the device multiplies. kMma: on every device since sm_80. kWgmma: head dimensions up to 128 and devices of
+// compute capability 9.0 whose image was built for sm_90a; else AttendPrefill throws. No device has run it yet, so it
+// must be asked for; cuda::HasPath says where that is possible. The CPU has one way.
+enum class PrefillPath { kMma, kWgmma };
+
 // Query head h reads KV head h / (heads / kv_heads); query i is token first_query + i and sees tokens up to itself.
 struct PrefillAttention {
   TensorView q;     // [heads, queries, head_dim] f16, as recorded; rows contiguous
@@ -16,6 +21,7 @@ struct PrefillAttention {
   float scale = 1;  // score = scale * q·k
   TensorView out;   // [heads, queries, head_dim_v] f16 or f32, any strides of heads and queries; written
   TensorView lse;   // [heads, queries] f32; written
+  PrefillPath path = PrefillPath::kMma;
 };
 
 namespace cpu {
@@ -25,6 +31,7 @@ namespace cuda {
 // head_dim and head_dim_v multiples of 16, at most 256 (computed as 64, 128 or 256, whichever holds both); rows 16-byte
 // aligned; scale > 0. Weights are rounded to f16 before they meet the values (2^-11 of each), their sum is not.
 void AttendPrefill(const PrefillAttention& problem, const Workspace& workspace);
+bool HasPath(PrefillPath path);  // on the current device, in this build
 }  // namespace cuda
 
 }  // namespace kvscope

@@ -102,17 +102,24 @@ void MeasurePrefill(int tokens) {
                            k = RandomHalves(size_t{kKvHeads} * tokens * kDim, 4),
                            v = RandomHalves(size_t{kKvHeads} * tokens * kDim, 5);
   const cuda::DeviceBuffer out(q.bytes()), lse(size_t{kHeads} * tokens * sizeof(float));
-  const PrefillAttention problem{.q = View(q, DType::kF16, {kHeads, tokens, kDim}, 3),
-                                 .k = View(k, DType::kF16, {kKvHeads, tokens, kDim}, 3),
-                                 .v = View(v, DType::kF16, {kKvHeads, tokens, kDim}, 3),
-                                 .first_query = 0,
-                                 .scale = kScale,
-                                 .out = View(out, DType::kF16, {kHeads, tokens, kDim}, 3),
-                                 .lse = View(lse, DType::kF32, {kHeads, tokens}, 2)};
-  const double attention_secs = MedianSecs([&] { cuda::AttendPrefill(problem, {}); });
+  PrefillAttention problem{.q = View(q, DType::kF16, {kHeads, tokens, kDim}, 3),
+                           .k = View(k, DType::kF16, {kKvHeads, tokens, kDim}, 3),
+                           .v = View(v, DType::kF16, {kKvHeads, tokens, kDim}, 3),
+                           .first_query = 0,
+                           .scale = kScale,
+                           .out = View(out, DType::kF16, {kHeads, tokens, kDim}, 3),
+                           .lse = View(lse, DType::kF32, {kHeads, tokens}, 2)};
   const double products = 2.0 * kHeads * kDim * static_cast<double>(tokens) * tokens;  // two, causal
-  std::printf("{\"benchmark\": \"attention_prefill\", \"tokens\": %d, \"ms\": %.3f, \"tflop_per_sec\": %.1f}\n", tokens,
-              1e3 * attention_secs, 1e-12 * products / attention_secs);
+  double attention_secs = 0;
+  for (const PrefillPath path : {PrefillPath::kWgmma, PrefillPath::kMma}) {  // the last is what column_stats joins
+    if (!cuda::HasPath(path)) continue;
+    problem.path = path;
+    attention_secs = MedianSecs([&] { cuda::AttendPrefill(problem, {}); });
+    std::printf(
+        "{\"benchmark\": \"attention_prefill\", \"path\": \"%s\", \"tokens\": %d, \"ms\": %.3f, "
+        "\"tflop_per_sec\": %.1f}\n",
+        path == PrefillPath::kMma ? "mma" : "wgmma", tokens, 1e3 * attention_secs, 1e-12 * products / attention_secs);
+  }
 
   std::vector<int> positions(tokens);
   std::iota(positions.begin(), positions.end(), 0);

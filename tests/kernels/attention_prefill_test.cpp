@@ -41,7 +41,7 @@ struct Problem {
     lse.assign(static_cast<size_t>(s.heads) * s.queries, -7.0f);
   }
 
-  void Run(Backend backend) {
+  void Run(Backend backend, PrefillPath path = PrefillPath::kMma) {
     const int tokens = s.first_query + s.queries;
     const auto cache = [&](int dim) {
       TensorView view = ContiguousView(nullptr, DType::kF16, {s.kv_heads, tokens, dim}, 3);
@@ -61,7 +61,8 @@ struct Problem {
                                    .first_query = s.first_query,
                                    .scale = 1 / std::sqrt(static_cast<float>(s.head_dim)),
                                    .out = lent_out.view(),
-                                   .lse = lent_lse.view()};
+                                   .lse = lent_lse.view(),
+                                   .path = path};
     if (IsEmulated(backend)) {
       cuda_emulated::SetBackend(backend);
       cuda_emulated::AttendPrefill(problem, {});
@@ -86,9 +87,9 @@ struct Problem {
 };
 
 template <typename Element>
-void ExpectTheSpecification(Backend backend, const Shape& shape, int seed) {
+void ExpectTheSpecification(Backend backend, PrefillPath path, const Shape& shape, int seed) {
   Problem<Element> problem(shape, seed);
-  problem.Run(backend);
+  problem.Run(backend, path);
   Problem<float> plain(shape, seed);
   plain.Run(Backend::kCpu);
   for (size_t i = 0; i < plain.lse.size(); ++i) {
@@ -101,27 +102,38 @@ void ExpectTheSpecification(Backend backend, const Shape& shape, int seed) {
   }
 }
 
-class AttentionPrefill : public testing::TestWithParam<std::tuple<Backend, Shape>> {};
+class AttentionPrefill : public testing::TestWithParam<std::tuple<Backend, PrefillPath, Shape>> {};
 
 TEST_P(AttentionPrefill, EqualsTheSpecification) {
-  const auto [backend, shape] = GetParam();
+  const auto [backend, path, shape] = GetParam();
   KVSCOPE_SKIP_WITHOUT(backend);
-  ExpectTheSpecification<Half>(backend, shape, 1);
-  ExpectTheSpecification<float>(backend, shape, 2);
+  if (backend == Backend::kCuda && !cuda::HasPath(path)) GTEST_SKIP() << "no device and image for this path";
+  ExpectTheSpecification<Half>(backend, path, shape, 1);
+  ExpectTheSpecification<float>(backend, path, shape, 2);
 }
 
-std::string TestName(const testing::TestParamInfo<std::tuple<Backend, Shape>>& info) {
-  const Shape& s = std::get<1>(info.param);
+std::string TestName(const testing::TestParamInfo<std::tuple<Backend, PrefillPath, Shape>>& info) {
+  const Shape& s = std::get<2>(info.param);
   return StrCat(Name(std::get<0>(info.param)), "_", s.heads, "_", s.kv_heads, "_from_", s.first_query, "_queries_",
                 s.queries, "_dims_", s.head_dim, "_", s.head_dim_v);
 }
 INSTANTIATE_TEST_SUITE_P(
     Backends, AttentionPrefill,
     testing::Combine(testing::Values(Backend::kCpu, Backend::kEmulated, Backend::kEmulatedBackwards, Backend::kCuda),
+                     testing::Values(PrefillPath::kMma),
                      testing::Values(Shape{3, 1, 0, 1, 64, 64, 4}, Shape{2, 1, 0, 70, 64, 64, 80},
                                      Shape{1, 1, 130, 5, 32, 32, 135}, Shape{2, 2, 62, 66, 80, 48, 128},
                                      Shape{1, 1, 0, 129, 128, 128, 129}, Shape{2, 1, 9, 0, 64, 64, 10},
-                                     Shape{2, 1, 30, 66, 256, 256, 96}, Shape{1, 1, 0, 33, 192, 128, 33})),
+                                     Shape{1, 1, 30, 66, 256, 256, 96}, Shape{1, 1, 0, 33, 192, 128, 33})),
+    TestName);
+INSTANTIATE_TEST_SUITE_P(
+    Wgmma, AttentionPrefill,
+    testing::Combine(testing::Values(Backend::kEmulated, Backend::kEmulatedBackwards, Backend::kCuda),
+                     testing::Values(PrefillPath::kWgmma),
+                     testing::Values(Shape{3, 1, 0, 1, 64, 64, 4}, Shape{2, 1, 126, 70, 64, 64, 200},
+                                     Shape{1, 1, 380, 5, 32, 32, 385}, Shape{1, 1, 127, 67, 80, 48, 256},
+                                     Shape{1, 1, 0, 129, 128, 128, 129}, Shape{1, 1, 262, 30, 128, 96, 300},
+                                     Shape{2, 1, 9, 0, 64, 64, 10})),
     TestName);
 
 }  // namespace

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/half.h"
+#include "kernels/wgmma.cuh"
 #include "tests/support/kernels_fibres.h"
 
 namespace kvscope::fibres {
@@ -223,6 +225,154 @@ TEST_P(Fibres, LoadMatricesAsTheirLayoutSays) {
                 cuda_emulated::LoadMatrices(words, unaligned + 1);
               }),
               HasSubstr("not a multiple of 16"));
+}
+
+// A warpgroup with a tile of 64 rows of 64 halves in shared memory, at a multiple of 1024 of its address space; half
+// (row, column) is TileHalf's, stored as the 128-byte swizzle of the PTX ISA does.
+constexpr int kGroupThreads = 128, kTileBytes = 64 * 128;
+
+Half TileHalf(int row, int column) {
+  return HalfFromFloat(static_cast<float>((row * 5 + column * 3) % 13 - 6));
+}
+
+template <typename Kernel>
+void WithTile(Kernel kernel) {
+  Launch(1, kGroupThreads, kTileBytes + 1024, [&] {
+    KVSCOPE_DYNAMIC_SHARED(char, shared);
+    char* const tile = shared + (1024 - cuda_emulated::SharedAddress(shared) % 1024) % 1024;
+    for (int i = static_cast<int>(threadIdx.x); i < 64 * 64; i += kGroupThreads) {
+      const int row = i / 64, column = i % 64, chunk = column / 8 ^ row % 8;
+      const Half half = TileHalf(row, column);
+      std::memcpy(tile + row * 128 + chunk * 16 + column % 8 * 2, &half, sizeof half);
+    }
+    __syncthreads();
+    kernel(tile);
+  });
+}
+
+template <typename Kernel>
+std::string MessageWithTile(Kernel kernel) {
+  try {
+    WithTile(kernel);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+// Row `row` of a, column k.
+float LeftValue(int row, int k) {
+  return static_cast<float>((row + 2 * k) % 7 - 3);
+}
+
+void LeftOperand(uint32_t (&a)[4]) {
+  const int lane = Lane(), warp_row = static_cast<int>(threadIdx.x) / 32 * 16;
+  for (int i = 0; i < 4; ++i) {
+    const int row = warp_row + lane / 4 + i % 2 * 8, k = lane % 4 * 2 + i / 2 * 8;
+    const Half low = HalfFromFloat(LeftValue(row, k)), high = HalfFromFloat(LeftValue(row, k + 1));
+    a[i] = low.bits | uint32_t{high.bits} << 16;
+  }
+}
+
+// Results [64, 64] of two products of one accumulator that started as 1, from b's rows or columns [16, 32) and [32,
+// 48).
+template <bool kTransposed>
+std::vector<float> TwoProducts(bool accumulate) {
+  std::vector<float> results(64 * 64);
+  WithTile([&](const char* tile) {
+    uint32_t a[4];
+    LeftOperand(a);
+    float d[8][4];
+    std::fill(&d[0][0], &d[0][0] + 32, 1.0f);
+    cuda_emulated::FenceRegisters();
+    for (int step = 1; step < 3; ++step) {
+      const uint32_t start = cuda_emulated::SharedAddress(tile) + step * (kTransposed ? 16 * 128 : 32);
+      cuda_emulated::MmaAsync<kTransposed>(d, a, DescribeMatrix(start), accumulate || step > 1);
+    }
+    cuda_emulated::CommitMmas();
+    EXPECT_TRUE(std::isnan(d[3][2]));  // in flight
+    cuda_emulated::WaitMmas<0>();
+    cuda_emulated::Settle<8>(d);
+    const int lane = Lane(), warp_row = static_cast<int>(threadIdx.x) / 32 * 16;
+    for (int n = 0; n < 8; ++n) {
+      for (int i = 0; i < 4; ++i) {
+        results[(warp_row + lane / 4 + i / 2 * 8) * 64 + n * 8 + lane % 4 * 2 + i % 2] = d[n][i];
+      }
+    }
+  });
+  return results;
+}
+
+TEST_P(Fibres, AsyncProductsReadTheSwizzledTile) {
+  for (const bool is_transposed : {false, true}) {
+    for (const bool accumulate : {false, true}) {
+      const std::vector<float> results = is_transposed ? TwoProducts<true>(accumulate) : TwoProducts<false>(accumulate);
+      for (int row = 0; row < 64; ++row) {
+        for (int column = 0; column < 64; ++column) {
+          float sum = accumulate ? 1 : 0;
+          for (int k = 0; k < 32; ++k) {
+            const int at = 16 + k;
+            const Half right = is_transposed ? TileHalf(at, column) : TileHalf(column, at);
+            sum += LeftValue(row, k % 16) * FloatFromHalf(right);
+          }
+          ASSERT_EQ(results[row * 64 + column], sum) << is_transposed << accumulate << " " << row << " " << column;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Fibres, AsyncProductsWithoutTheirFencesAndWaitsAreFound) {
+  const auto multiply = [](const char* tile, float(*d)[4]) {
+    uint32_t a[4];
+    LeftOperand(a);
+    cuda_emulated::MmaAsync<false>(d, a, DescribeMatrix(cuda_emulated::SharedAddress(tile)), false);
+    cuda_emulated::CommitMmas();
+  };
+  EXPECT_THAT(MessageWithTile([&](char* tile) {
+                float d[8][4] = {};
+                multiply(tile, d);
+              }),
+              HasSubstr("without FenceRegisters"));
+  EXPECT_THAT(MessageWithTile([&](char* tile) {
+                float d[8][4] = {};
+                cuda_emulated::FenceRegisters();
+                multiply(tile, d);
+                cuda_emulated::WaitMmas<1>();
+                cuda_emulated::Settle<8>(d);
+              }),
+              HasSubstr("Settle before the wait"));
+  EXPECT_THAT(MessageWithTile([&](char* tile) {
+                float d[8][4] = {};
+                cuda_emulated::FenceRegisters();
+                multiply(tile, d);
+                __syncthreads();
+                tile[threadIdx.x] ^= 1;
+                __syncthreads();
+                cuda_emulated::WaitMmas<0>();
+              }),
+              HasSubstr("overwritten while MmaAsync reads"));
+  static const std::vector<float4> from(1, {1, 2, 3, 4});
+  for (const bool has_fence : {false, true}) {
+    EXPECT_THAT(MessageWithTile([&](char* tile) {
+                  float d[8][4] = {};
+                  if (threadIdx.x == 77) cuda_emulated::CopyAsync(tile + 128, from.data(), 16);
+                  cuda_emulated::CommitCopies();
+                  cuda_emulated::WaitCopies<0>();
+                  if (has_fence) cuda_emulated::FenceCopies();
+                  __syncthreads();
+                  cuda_emulated::FenceRegisters();
+                  multiply(tile, d);
+                  cuda_emulated::WaitMmas<0>();
+                }),
+                HasSubstr(has_fence ? "no error" : "no FenceCopies was"));
+  }
+  EXPECT_THAT(MessageWithTile([&](char* tile) {
+                float d[8][4] = {};
+                cuda_emulated::FenceRegisters();
+                multiply(tile + kTileBytes - 1024, d);
+              }),
+              HasSubstr("leaves shared memory"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Orders, Fibres, testing::Values(Order::kForward, Order::kBackward));

@@ -18,12 +18,29 @@ namespace {
 
 constexpr size_t kStackBytes = 64 << 10, kWarpLanes = 32;
 constexpr int kCopyBytes = 16;
-constexpr int kRunning = 0, kDone = -1;  // other values of Fibre::site: the line at which it waits
+constexpr uint32_t kSharedStart = 0x410;  // of dynamic shared memory in its address space; a multiple of 16 only
+constexpr int kRunning = 0, kDone = -1;   // other values of Fibre::site: the line at which it waits
 
 struct Copy {
   void* to;
   const void* from;
   int bytes_valid;
+};
+
+// An asynchronous product of a warpgroup, what it means for one lane: its two rows of a and 16 columns of b.
+struct Product {
+  float (*d)[4];
+  bool accumulate, is_transposed;
+  uint64_t descriptor;
+  float a[2][16];
+  std::array<std::array<uint16_t, 16>, 16> b;
+};
+
+// What products in flight have made of d so far; d itself is NaN.
+struct Accumulator {
+  float (*d)[4];
+  int products;  // in flight
+  float values[8][4];
 };
 
 struct Fibre {
@@ -40,6 +57,11 @@ struct Fibre {
   std::array<uint64_t, 32> of_all;  // received
   std::vector<Copy> open_copies;
   std::deque<std::vector<Copy>> copy_groups;  // closed, not waited for
+  std::vector<size_t> unfenced;               // chunks of shared memory that it copied and MmaAsync may not see yet
+  bool has_fenced_registers = false;
+  std::vector<Product> open_products;
+  std::deque<std::vector<Product>> product_groups;
+  std::vector<Accumulator> accumulators;
 };
 
 struct Block {
@@ -49,6 +71,7 @@ struct Block {
   const std::function<void()>* kernel = nullptr;
   std::exception_ptr failure;
   std::vector<std::max_align_t> shared;
+  std::vector<bool> is_unfenced;  // by chunk of shared memory
 };
 Block* block = nullptr;
 std::vector<std::unique_ptr<Fibre>> pool;  // of all launches, one after another
@@ -138,7 +161,9 @@ bool ReleaseLanes(size_t index) {
 void Start(Fibre& fibre) {
   fibre.site = kRunning;
   fibre.has_begun = false;
-  fibre.open_copies.clear(), fibre.copy_groups.clear();
+  fibre.open_copies.clear(), fibre.copy_groups.clear(), fibre.unfenced.clear();
+  fibre.open_products.clear(), fibre.product_groups.clear(), fibre.accumulators.clear();
+  fibre.has_fenced_registers = false;
   getcontext(&fibre.context);
   fibre.context.uc_stack.ss_sp = fibre.stack.get();
   fibre.context.uc_stack.ss_size = kStackBytes;
@@ -208,6 +233,7 @@ void Launch(const dim3& grid, const dim3& block_size, size_t shared_bytes, const
     blockIdx.z = static_cast<unsigned>(i / grid.x / grid.y);
     here.shared.resize(shared_bytes / sizeof(std::max_align_t) + 1);
     std::memset(here.shared.data(), 0xff, here.shared.size() * sizeof(std::max_align_t));  // NaN: nobody wrote it
+    here.is_unfenced.assign(here.shared.size() * sizeof(std::max_align_t) / kCopyBytes + 1, false);
     for (const auto& fibre : here.fibres) Start(*fibre);
     RunBlock();
   }
@@ -254,7 +280,112 @@ void FinishCopies(size_t but_newest_groups) {
     for (const Copy& copy : groups.front()) {
       std::memset(copy.to, 0, kCopyBytes);
       std::memcpy(copy.to, copy.from, copy.bytes_valid);
+      const size_t offset = static_cast<char*>(copy.to) - reinterpret_cast<char*>(block->shared.data());
+      if (offset / kCopyBytes >= block->is_unfenced.size()) continue;  // not to dynamic shared memory
+      block->is_unfenced[offset / kCopyBytes] = true;
+      Current().unfenced.push_back(offset / kCopyBytes);
     }
+  }
+}
+
+namespace {
+
+// Half (k, column) of the b that a matrix descriptor describes: the canonical layouts of the PTX ISA with 128-byte
+// swizzle, K-major or, transposed, MN-major.
+uint16_t HalfOfB(uint64_t descriptor, bool is_transposed, int k, int column) {
+  const auto field = [&](int bit) { return static_cast<uint32_t>(descriptor >> bit & 0x3fff) << 4; };
+  const uint32_t start = field(0), leading = field(16), stride = field(32);
+  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) throw Error("a matrix descriptor without 128-byte swizzle");
+  const uint32_t linear = is_transposed ? column % 64 * 2 + column / 64 * leading + k % 8 * 128 + k / 8 * stride
+                                        : column % 8 * 128 + column / 8 * stride + k * 2;
+  uint32_t address = start + linear;
+  address ^= (address >> 7 & 7) << 4;
+  const size_t offset = address - kSharedStart;
+  if (address < kSharedStart || offset + 2 > block->shared.size() * sizeof(std::max_align_t)) {
+    throw Error("a matrix descriptor that leaves shared memory");
+  }
+  if (block->is_unfenced[offset / kCopyBytes]) throw Error("MmaAsync reads a copy behind which no FenceCopies was");
+  uint16_t half;
+  std::memcpy(&half, reinterpret_cast<const char*>(block->shared.data()) + offset, sizeof half);
+  return half;
+}
+
+// Rows of b's columns that this lane needs: [2 n + i] is column 8 n + 2 (lane % 4) + i.
+std::array<std::array<uint16_t, 16>, 16> ColumnsOfLane(uint64_t descriptor, bool is_transposed) {
+  std::array<std::array<uint16_t, 16>, 16> columns;
+  for (int i = 0; i < 16; ++i) {
+    for (int k = 0; k < 16; ++k) {
+      columns[i][k] = HalfOfB(descriptor, is_transposed, k, i / 2 * 8 + Lane() % 4 * 2 + i % 2);
+    }
+  }
+  return columns;
+}
+
+float FloatFromBits(uint16_t bits) {
+  return FloatFromHalf({bits});
+}
+
+}  // namespace
+
+void StartProduct(bool is_transposed, float (*d)[4], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  Fibre& fibre = Current();
+  if (!fibre.has_fenced_registers) throw Error("MmaAsync without FenceRegisters since the last wait");
+  Product product{d, accumulate, is_transposed, b, {}, {}};
+  std::array<uint64_t, 32> words[2];
+  for (int i = 0; i < 2; ++i) words[i] = Gather(a[2 * i] | uint64_t{a[2 * i + 1]} << 32, __LINE__);
+  for (int row = 0; row < 2; ++row) {
+    for (int k = 0; k < 16; ++k) {
+      const uint64_t four = words[k / 8][Lane() / 4 * 4 + k % 8 / 2];
+      product.a[row][k] = FloatFromBits(static_cast<uint16_t>(four >> (row * 32 + k % 2 * 16)));
+    }
+  }
+  for (const uint64_t other : Gather(b, __LINE__)) {
+    if (other != b) throw Error("MmaAsync with several descriptors in a warp");
+  }
+  product.b = ColumnsOfLane(b, is_transposed);
+  auto of_d = std::find_if(fibre.accumulators.begin(), fibre.accumulators.end(), [&](auto& one) { return one.d == d; });
+  if (of_d == fibre.accumulators.end()) {
+    of_d = fibre.accumulators.insert(of_d, {d, 0, {}});
+    std::memcpy(of_d->values, d, sizeof of_d->values);
+    std::memset(d, 0xff, sizeof of_d->values);
+  }
+  ++of_d->products;
+  fibre.open_products.push_back(product);
+}
+
+void CloseProducts() {
+  Current().product_groups.push_back(std::exchange(Current().open_products, {}));
+}
+
+void FinishProducts(size_t but_newest_groups) {
+  Fibre& fibre = Current();
+  fibre.has_fenced_registers = false;
+  for (auto& groups = fibre.product_groups; groups.size() > but_newest_groups; groups.pop_front()) {
+    for (const Product& product : groups.front()) {
+      if (product.b != ColumnsOfLane(product.descriptor, product.is_transposed)) {
+        throw Error("shared memory was overwritten while MmaAsync reads it");
+      }
+      const auto of_d = std::find_if(fibre.accumulators.begin(), fibre.accumulators.end(),
+                                     [&](auto& one) { return one.d == product.d; });
+      for (int n = 0; n < 8; ++n) {
+        for (int i = 0; i < 4; ++i) {
+          float& value = of_d->values[n][i];
+          if (!product.accumulate) value = 0;
+          for (int k = 0; k < 16; ++k) {
+            value = std::fma(product.a[i / 2][k], FloatFromBits(product.b[2 * n + i % 2][k]), value);
+          }
+        }
+      }
+      if (--of_d->products > 0) continue;
+      std::memcpy(of_d->d, of_d->values, sizeof of_d->values);
+      fibre.accumulators.erase(of_d);
+    }
+  }
+}
+
+void CheckIsNotInFlight(const float (*d)[4]) {
+  for (const Accumulator& one : Current().accumulators) {
+    if (one.d == d) throw Error("Settle before the wait for MmaAsync's results");
   }
 }
 
@@ -321,6 +452,20 @@ void kvscope::cuda_emulated::LoadMatricesTransposed(uint32_t (&words)[4], const 
   const auto matrices = MatricesOfWarp(row);
   const int g = fibres::Lane() / 4, i = fibres::Lane() % 4 * 2;
   for (int m = 0; m < 4; ++m) words[m] = matrices[m].halves[i][g] | uint32_t{matrices[m].halves[i + 1][g]} << 16;
+}
+
+uint32_t kvscope::cuda_emulated::SharedAddress(const void* shared) {
+  const auto start = reinterpret_cast<uintptr_t>(fibres::DynamicShared());
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(shared) - start) + fibres::kSharedStart;
+}
+
+void kvscope::cuda_emulated::FenceCopies() {
+  for (const size_t chunk : fibres::Current().unfenced) fibres::block->is_unfenced[chunk] = false;
+  fibres::Current().unfenced.clear();
+}
+
+void kvscope::cuda_emulated::FenceRegisters() {
+  fibres::Current().has_fenced_registers = true;
 }
 
 void kvscope::cuda_emulated::SetBackend(Backend backend) {

@@ -52,6 +52,10 @@ std::array<uint64_t, 32> Gather(uint64_t value, int site);                    //
 void StartCopy(void* to, const void* from, int bytes_valid);                  // the thread's, see CopyAsync
 void CloseCopies();
 void FinishCopies(size_t but_newest_groups);
+void StartProduct(bool is_transposed, float (*d)[4], const uint32_t (&a)[4], uint64_t b, bool accumulate);
+void CloseProducts();
+void FinishProducts(size_t but_newest_groups);
+void CheckIsNotInFlight(const float (*d)[4]);
 void* DynamicShared();
 int Lane();
 
@@ -150,4 +154,28 @@ template <int kNewest>
 void WaitCopies() {
   fibres::FinishCopies(kNewest);
 }
+// kernels/wgmma.cuh
+inline bool HasWgmma() {
+  return true;
+}
+uint32_t SharedAddress(const void* shared);
+void FenceCopies();
+void FenceRegisters();
+template <bool kTransposed>
+void MmaAsync(float (*d)[4], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  fibres::StartProduct(kTransposed, d, a, b, accumulate);
+}
+inline void CommitMmas() {
+  fibres::CloseProducts();
+}
+template <int kNewest>
+void WaitMmas() {
+  fibres::FinishProducts(kNewest);
+}
+template <int kCount>
+void Settle(float (*d)[4]) {
+  for (int n = 0; n < kCount; n += 8) fibres::CheckIsNotInFlight(d + n);
+}
+template <int kCount>
+void Settle(uint32_t (*)[4]) {}
 }  // namespace kvscope::cuda_emulated
