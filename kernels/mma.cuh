@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a warp does with tensor cores (sm_80 and later), all 32 lanes together. Two halves a register, the lower one
-// first. With g = lane / 4 and i = 2 (lane % 4):
+// first. Below, g = lane / 4 and i = 2 (lane % 4).
 #pragma once
 
 #ifdef __CUDACC__
