@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "capture/full_cache.h"
 #include "capture/run.h"
 #include "replay/engine.h"
 #include "replay/live/forks.h"
@@ -26,7 +27,7 @@ class Prefilled {
         prompt_(MakePrompt(tokenizer, text, context)),
         trace(MakeTraceInfo(decoder.model(), "", prompt_, {})),
         full_(decoder.model().config, DType::kF16) {
-    trace.AppendTokens(TokensFromIds(tokenizer, prompt_.ids, 0));
+    trace.AppendTokens(TokensFromIds(&tokenizer, prompt_.ids, 0));
     int first_token = 0;
     const LayerObserver record = [&](int layer, LayerChunk& chunk, const float*) {
       trace.AppendChunk(layer, first_token, std::move(chunk));

@@ -8,8 +8,9 @@
 
 #include "core/error.h"
 #include "core/half.h"
-#include "kernels/wgmma.cuh"
 #include "tests/support/kernels_fibres.h"
+// The fibres come first.
+#include "kernels/wgmma.cuh"
 
 namespace kvscope::fibres {
 namespace {
