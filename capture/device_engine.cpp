@@ -245,21 +245,21 @@ void EngineOnDevice::Project(int layer, int tokens, const Seen& seen, void* stre
     view.strides[0] = width;
     return view;
   };
-  RopeRows q{.x = heads_at(0, c.num_heads),
-             .cos = Rows(cos_, capacity_, c.head_dim / 2),
-             .sin = Rows(sin_, capacity_, c.head_dim / 2),
-             .out = seen.q,
-             .first_position = position(),
-             .bad_token = static_cast<int*>(bad_tokens_.data()) + layer};
-  Rope(q, On(stream));
-  RopeRows k = q;
+  RopeRows ropes[kMaxRopes];
+  auto& [q, k, v] = ropes;
+  q = {.x = heads_at(0, c.num_heads),
+       .cos = Rows(cos_, capacity_, c.head_dim / 2),
+       .sin = Rows(sin_, capacity_, c.head_dim / 2),
+       .out = seen.q,
+       .first_position = position(),
+       .bad_token = static_cast<int*>(bad_tokens_.data()) + layer};
+  k = v = q;
   k.x = heads_at(q_width_, c.num_kv_heads);
   k.out = Cache(k_, layer), k.copy = seen.k, k.first_out = position();
-  Rope(k, On(stream));
-  RopeRows v = k;
   v.x = heads_at(q_width_ + kv_width_, c.num_kv_heads);
-  v.out = Cache(v_, layer), v.copy = seen.v, v.cos = v.sin = {};
-  Rope(v, On(stream));
+  v.out = Cache(v_, layer), v.copy = seen.v, v.first_out = position();
+  v.cos = v.sin = {};
+  Rope(ropes, On(stream));
 }
 
 void EngineOnDevice::FeedForward(int layer, int tokens, void* stream) {

@@ -75,7 +75,7 @@ void cpu::Rope(const RopeRows& rows) {
 }
 
 #ifndef KVSCOPE_HAVE_CUDA
-void cuda::Rope(const RopeRows&, const Workspace&) {
+void cuda::Rope(std::span<const RopeRows>, const Workspace&) {
   throw Error("rope on cuda: this build has no CUDA; rebuild with nvcc on PATH and -DKVSCOPE_CUDA=ON");
 }
 #endif

@@ -35,8 +35,10 @@ namespace cpu {
 void Rope(const RopeAngles& angles, std::span<float> vector);
 void Rope(const RopeRows& rows);
 }  // namespace cpu
+inline constexpr int kMaxRopes = 3;
 namespace cuda {
-void Rope(const RopeRows& rows, const Workspace& workspace);
+// q, k and v of a layer in one launch: up to kMaxRopes, of the same out dtype.
+void Rope(std::span<const RopeRows> ropes, const Workspace& workspace);
 }  // namespace cuda
 
 }  // namespace kvscope

@@ -61,9 +61,9 @@ struct Problem {
     rows.bad_token = static_cast<int*>(lent_bad.view().data);
     if (IsEmulated(backend)) {
       cuda_emulated::SetBackend(backend);
-      cuda_emulated::Rope(rows, {});
+      cuda_emulated::Rope({&rows, 1}, {});
     } else {
-      backend == Backend::kCuda ? cuda::Rope(rows, {}) : cpu::Rope(rows);
+      backend == Backend::kCuda ? cuda::Rope({&rows, 1}, {}) : cpu::Rope(rows);
     }
     lent_out.Fetch(), lent_bad.Fetch(), lent_copy.Fetch();
   }

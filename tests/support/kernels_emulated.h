@@ -42,7 +42,7 @@ size_t DecodeWorkspaceBytes(const DecodeAttention& problem);
 void AttendPrefill(const PrefillAttention& problem, const Workspace& workspace);
 void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs, float* out,
                  const Workspace& workspace);
-void Rope(const RopeRows& rows, const Workspace& workspace);
+void Rope(std::span<const RopeRows> ropes, const Workspace& workspace);
 void DenseMatmul(const DenseMatmulProblem& problem, const Workspace& workspace);
 size_t DenseWorkspaceBytes(const DenseMatmulProblem& problem);
 void Embed(const int* ids, const DenseMatrix& table, const TensorView& out, const Workspace& workspace);

@@ -78,6 +78,7 @@ inline dim3 gridDim, blockDim, blockIdx, threadIdx;
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static
 #define __syncthreads() ::kvscope::fibres::SyncThreads(__LINE__)
 #define __syncwarp() ::kvscope::fibres::ExchangeAs(0xffffffffu, 0, ::kvscope::fibres::Lane(), __LINE__)
