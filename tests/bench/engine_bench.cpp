@@ -80,8 +80,8 @@ struct Case {
   const char* name;
   TraceLevel level;
   bool is_recorded;
-  std::vector<double> step_secs, prefill_secs;
-  CaptureMemory memory;
+  std::vector<double> step_secs{}, prefill_secs{};
+  CaptureMemory memory{};
   int64_t stall_ns = 0;
 };
 

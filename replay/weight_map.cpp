@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replay/weight_map.h"
+
+#include <tbb/parallel_for_each.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "kernels/attention_tile.h"
+
+namespace kvscope {
+namespace {
+
+constexpr int kQueryRows = 32;  // looked at together
+
+void RaiseTo(float& cell, float value) {
+  std::atomic_ref<float> shared(cell);
+  float now = shared.load(std::memory_order_relaxed);
+  while (now < value && !shared.compare_exchange_weak(now, value, std::memory_order_relaxed)) {
+  }
+}
+
+// Row q of a head, as f32.
+void ReadRow(const Buffer& q, size_t at, std::span<float> row) {
+  if (q.dtype() == DType::kF16) {
+    FloatsFromHalves(q.halves().subspan(at, row.size()), row);
+  } else {
+    std::copy_n(q.floats().begin() + static_cast<int64_t>(at), row.size(), row.begin());
+  }
+}
+
+// Which of `count` equal parts each of the positions 0 .. size-1 lies in, with the borders that Border gives.
+std::vector<int> PartOf(int size, int count) {
+  std::vector<int> part(size);
+  for (int i = 0; i < count; ++i) {
+    const auto begin = static_cast<int>(int64_t{size} * i / count),
+               end = static_cast<int>(int64_t{size} * (i + 1) / count);
+    std::fill(part.begin() + begin, part.begin() + end, i);
+  }
+  return part;
+}
+
+}  // namespace
+
+WeightMap::WeightMap(std::shared_ptr<const KvHeadData> data, std::span<const int> q_token, int member, float scale,
+                     const MapWindow& window, int rows, int columns, std::span<const TokenBand> bands)
+    : data_(std::move(data)),
+      q_token_(q_token.begin(), q_token.end()),
+      member_(member),
+      scale_(scale),
+      window_(window),
+      rows_(std::min(rows, window.query_end - window.query_begin)),
+      columns_(std::min(columns, window.token_end - window.token_begin)) {
+  KVSCOPE_CHECK(rows_ > 0 && columns_ > 0 && member_ < data_->group);
+  KVSCOPE_CHECK(window_.query_begin >= 0 && window_.token_begin >= 0 && window_.token_end <= data_->num_tokens);
+  KVSCOPE_CHECK_EQ(static_cast<int>(q_token_.size()), data_->num_rows);
+  cells_.assign(static_cast<size_t>(rows_) * columns_, kNoWeight);
+  row_of_query_ = PartOf(window_.query_end - window_.query_begin, rows_);
+  column_of_token_ = PartOf(window_.token_end - window_.token_begin, columns_);
+  row_left_.assign(rows_, 0);
+  is_band_column_.assign(columns_, false);
+  panels_.resize((data_->num_tokens + kTileTokens - 1) / kTileTokens);
+
+  std::vector<bool> is_band_row(rows_, false);
+  for (const TokenBand& band : bands) {
+    for (int token = band.token_begin; token < band.token_end; ++token) {
+      if (token >= window_.token_begin && token < window_.token_end)
+        is_band_column_[column_of_token_[token - window_.token_begin]] = true;
+      if (token >= window_.query_begin && token < window_.query_end)
+        is_band_row[row_of_query_[token - window_.query_begin]] = true;
+    }
+  }
+  for (int tile = window_.token_begin / kTileTokens; tile * kTileTokens < window_.token_end; ++tile) {
+    tiles_.push_back(tile);
+    const int begin = std::max(tile * kTileTokens, window_.token_begin),
+              end = std::min((tile + 1) * kTileTokens, window_.token_end);
+    for (int token = begin; token < end; ++token) {
+      if (!is_band_column_[column_of_token_[token - window_.token_begin]]) continue;
+      band_tiles_.push_back(tile);
+      break;
+    }
+  }
+
+  // The last query of each row of cells, which sees the most, then the bands, then the others.
+  std::vector<int> samples, of_bands, others;
+  for (size_t i = 0; i < q_token_.size(); ++i) {
+    const int query = q_token_[i] - window_.query_begin;
+    if (query < 0 || q_token_[i] >= window_.query_end || q_token_[i] < window_.token_begin) continue;
+    const int row = row_of_query_[query];
+    ++row_left_[row];
+    const bool is_last = i + 1 == q_token_.size() || q_token_[i + 1] >= window_.query_end ||
+                         row_of_query_[q_token_[i + 1] - window_.query_begin] != row;
+    (is_last ? samples : is_band_row[row] ? of_bands : others).push_back(static_cast<int>(i));
+  }
+  for (const auto* const part : {&samples, &of_bands, &others}) order_.insert(order_.end(), part->begin(), part->end());
+}
+
+const float* WeightMap::Panels(int tile) {
+  std::vector<float>& panels = panels_[tile];
+  if (panels.empty()) {
+    const int begin = tile * kTileTokens, count = std::min(kTileTokens, data_->num_tokens - begin);
+    panels.resize(PanelFloats(count, data_->head_dim_k));
+    PackKeyPanels(data_->k.At(static_cast<size_t>(begin) * data_->head_dim_k), data_->k.dtype(), count,
+                  data_->head_dim_k, panels.data());
+  }
+  return panels.data();
+}
+
+void WeightMap::Look(std::span<const int> query_rows, std::span<const int> tiles,
+                     const std::atomic<bool>& is_cancelled) {
+  const int dim = data_->head_dim_k, num_rows = static_cast<int>(query_rows.size());
+  std::vector<float> q(static_cast<size_t>(num_rows) * dim);
+  for (int i = 0; i < num_rows; ++i) {
+    const size_t row = static_cast<size_t>(member_) * data_->num_rows + query_rows[i];
+    ReadRow(data_->q, row * dim, std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
+  }
+  const int last_query = q_token_[*std::max_element(query_rows.begin(), query_rows.end())];
+  // A tile's panels are made by whoever comes to it: no two threads share a tile.
+  tbb::parallel_for_each(tiles.begin(), tiles.end(), [&](int tile) {
+    const int begin = tile * kTileTokens, count = std::min(kTileTokens, data_->num_tokens - begin);
+    if (begin > last_query || is_cancelled) return;
+    std::vector<float> scores(static_cast<size_t>(kQueryRows) * kTileTokens);
+    const float* const panels = Panels(tile);
+    for (int first = 0; first < num_rows; first += kQueryRows) {
+      const int some = std::min(kQueryRows, num_rows - first);
+      ScoreTile(&q[static_cast<size_t>(first) * dim], dim, some, panels, count, dim, scale_, scores.data(),
+                kTileTokens);
+      for (int i = 0; i < some; ++i) {
+        const int stored = query_rows[first + i], query = q_token_[stored];
+        const int seen = std::min(count, query - begin + 1);
+        if (seen <= 0) continue;
+        const std::span<float> weights(&scores[static_cast<size_t>(i) * kTileTokens], seen);
+        ExpShifted(weights, data_->lse[static_cast<size_t>(member_) * data_->num_rows + stored]);
+        float* const cells = &cells_[static_cast<size_t>(row_of_query_[query - window_.query_begin]) * columns_];
+        const int skip = std::max(0, window_.token_begin - begin), end = std::min(seen, window_.token_end - begin);
+        for (int token = skip; token < end;) {
+          const int column = column_of_token_[begin + token - window_.token_begin];
+          float highest = 0;
+          for (; token < end && column_of_token_[begin + token - window_.token_begin] == column; ++token)
+            highest = std::max(highest, weights[token]);
+          RaiseTo(cells[column], highest);
+        }
+      }
+    }
+  });
+}
+
+bool WeightMap::Refine(int max_rows, const std::atomic<bool>& is_cancelled) {
+  if (next_ == order_.size()) return false;
+  const size_t count = std::min(order_.size() - next_, static_cast<size_t>(std::max(1, max_rows)));
+  const std::span<const int> batch = std::span(order_).subspan(next_, count);
+  Look(batch, tiles_, is_cancelled);
+  if (!are_bands_done_ && !is_cancelled) {
+    if (!band_tiles_.empty()) Look(order_, band_tiles_, is_cancelled);
+    are_bands_done_ = !is_cancelled;
+  }
+  if (is_cancelled) return true;
+  for (const int stored : batch) --row_left_[row_of_query_[q_token_[stored] - window_.query_begin]];
+  next_ += count;
+  return next_ < order_.size();
+}
+
+}  // namespace kvscope

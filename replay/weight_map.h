@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// A head's attention weights as a picture that comes progressively: cells over a window of query tokens and tokens,
+// each the largest weight that fell into it, so that a needle of a few tokens stays visible in a map of any length. The
+// first pass looks at one query of every row of cells and at everything in the bands that were asked for; the rest
+// follows. The n x n matrix of weights never exists.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/trace.h"
+
+namespace kvscope {
+
+// Half-open ranges of absolute tokens.
+struct MapWindow {
+  int query_begin = 0, query_end = 0, token_begin = 0, token_end = 0;
+  friend bool operator==(const MapWindow&, const MapWindow&) = default;
+};
+struct TokenBand {
+  int token_begin = 0, token_end = 0;
+};
+
+class WeightMap {
+ public:
+  // Query head `member` of the KV head's group; q_token are the tokens of its stored rows, ascending. At most `rows`
+  // and `columns` cells; never more than the window has queries and tokens.
+  WeightMap(std::shared_ptr<const KvHeadData> data, std::span<const int> q_token, int member, float scale,
+            const MapWindow& window, int rows, int columns, std::span<const TokenBand> bands);
+
+  // Looks at the next query rows, at least one and about max_rows, on all threads. Returns false when nothing is left.
+  // After is_cancelled became true it returns soon, and what was begun counts as not looked at.
+  bool Refine(int max_rows, const std::atomic<bool>& is_cancelled);
+
+  int rows() const { return rows_; }
+  int columns() const { return columns_; }
+  const MapWindow& window() const { return window_; }
+  // [rows, columns]; kNoWeight where no stored query sees a token.
+  const std::vector<float>& cells() const { return cells_; }
+  // All its pairs were looked at; until then a cell says that its weight is at least this.
+  bool IsExact(int row, int column) const {
+    return row_left_[row] == 0 || (is_band_column_[column] && are_bands_done_);
+  }
+  bool is_exact() const { return next_ == order_.size(); }
+  double progress() const {
+    return order_.empty() ? 1 : static_cast<double>(next_) / static_cast<double>(order_.size());
+  }
+
+  int QueryBegin(int row) const { return Border(window_.query_begin, window_.query_end, row, rows_); }
+  int TokenBegin(int column) const { return Border(window_.token_begin, window_.token_end, column, columns_); }
+
+  static constexpr float kNoWeight = -1;
+
+ private:
+  static int Border(int begin, int end, int index, int count) {
+    return begin + static_cast<int>(int64_t{end - begin} * index / count);
+  }
+  // Pools the weights of query rows (indices of stored rows) over the tokens of `tiles`.
+  void Look(std::span<const int> query_rows, std::span<const int> tiles, const std::atomic<bool>& is_cancelled);
+  const float* Panels(int tile);
+
+  std::shared_ptr<const KvHeadData> data_;
+  std::vector<int> q_token_;
+  int member_;
+  float scale_;
+  MapWindow window_;
+  int rows_, columns_;
+  std::vector<float> cells_;
+  std::vector<int> row_of_query_;     // [query in window]
+  std::vector<int> column_of_token_;  // [token in window]
+  std::vector<int> order_;            // stored rows, in the order of looking
+  size_t next_ = 0;                   // of order_
+  std::vector<int> row_left_;         // [row] stored rows not looked at
+  std::vector<bool> is_band_column_;  // [column]
+  bool are_bands_done_ = false;
+  std::vector<int> tiles_, band_tiles_;     // of the window; those with a column of a band
+  std::vector<std::vector<float>> panels_;  // [tile of the head]; empty until needed
+};
+
+}  // namespace kvscope
