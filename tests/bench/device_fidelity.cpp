@@ -2,8 +2,9 @@
 // A real model on the device against the CPU, one JSON line per comparison; exit code 1 when a bar is missed:
 //   device_fidelity MODEL.gguf TEXT [CONTEXT [NEEDLES [ANSWER_TOKENS]]]      1024 3 16
 // Layers one by one, each with the CPU's input: q, k, v and what the layer adds below 5e-3 (relative, Frobenius), lse
-// below 5e-3. Whole runs of needles in the text: below 3e-2, and the same answers. device_fidelity_emulated is the same
-// over the emulated device, for short contexts.
+// below 5e-3 (root mean square: scores of the default model reach 65, where f16 q and k alone move the largest by
+// 1e-2). Whole runs of needles in the text: below 3e-2, and the same answers. device_fidelity_emulated is the same over
+// the emulated device, for short contexts.
 #include <cstdio>
 #include <cstdlib>
 
@@ -23,8 +24,9 @@ bool Report(const char* what, const char* weights, int tokens, const FidelityErr
   std::printf(
       "{\"benchmark\": \"%s\", \"device\": \"%s\", \"weights\": \"%s\", \"tokens\": %d, \"q\": %.2e, \"k\": %.2e, "
       "\"v\": "
-      "%.2e, \"out\": %.2e, \"lse\": %.2e, \"bar\": %.0e, \"passed\": %s%s}\n",
-      what, DeviceName().c_str(), weights, tokens, e.q, e.k, e.v, e.out, e.lse, bar, is_good ? "true" : "false", more);
+      "%.2e, \"out\": %.2e, \"lse\": %.2e, \"largest_lse\": %.2e, \"bar\": %.0e, \"passed\": %s%s}\n",
+      what, DeviceName().c_str(), weights, tokens, e.q, e.k, e.v, e.out, e.lse, e.largest_lse, bar,
+      is_good ? "true" : "false", more);
   std::fflush(stdout);
   return is_good;
 }
@@ -40,10 +42,7 @@ bool RunAll(const char* model_path, const TaskFlags& flags) {
     const auto engine = MakeDeviceEngine(*model, {.weights = type});
     const std::span<const int> ids = std::span(prompts[0].ids).first(std::min<size_t>(512, prompts[0].ids.size()));
     FidelityErrors worst;
-    for (const FidelityErrors& errors : CompareLayers(*model, *engine, ids)) {
-      worst = {std::max(worst.q, errors.q), std::max(worst.k, errors.k), std::max(worst.v, errors.v),
-               std::max(worst.out, errors.out), std::max(worst.lse, errors.lse)};
-    }
+    for (const FidelityErrors& errors : CompareLayers(*model, *engine, ids)) worst = Worst(worst, errors);
     is_good &= Report("layers with the CPU's input", weights, static_cast<int>(ids.size()), worst, kLayerBar, "");
     for (const Prompt& prompt : prompts) {
       RunOptions options;

@@ -147,7 +147,7 @@ TEST_P(OnDevice, EveryLayerIsTheCpusWithItsInput) {
     EXPECT_LT(errors.k, 6e-4);
     EXPECT_LT(errors.v, 6e-4);
     EXPECT_LT(errors.out, 1e-3);
-    EXPECT_LT(errors.lse, 5e-3);  // absolute, of scores up to some 10
+    EXPECT_LT(errors.lse, 1e-3);
   }
 }
 

@@ -17,29 +17,30 @@ class Difference {
   void Add(double found, double expected) {
     squares_ += (found - expected) * (found - expected);
     size_ += expected * expected;
+    ++count_;
+    largest_ = std::max(largest_, std::fabs(found - expected));
   }
   void Add(const Buffer& found, const Buffer& expected) {
     KVSCOPE_CHECK_EQ(found.size(), expected.size());
     for (size_t i = 0; i < found.size(); ++i)
       Add(FloatFromHalf(found.halves()[i]), FloatFromHalf(expected.halves()[i]));
   }
+  void Add(const std::vector<float>& found, const std::vector<float>& expected) {
+    KVSCOPE_CHECK_EQ(found.size(), expected.size());
+    for (size_t i = 0; i < found.size(); ++i) Add(found[i], expected[i]);
+  }
   double relative() const { return std::sqrt(squares_ / size_); }
+  double absolute() const { return std::sqrt(squares_ / count_); }
+  double largest() const { return largest_; }
 
  private:
-  double squares_ = 0, size_ = 0;
+  double squares_ = 0, size_ = 0, count_ = 0, largest_ = 0;
 };
 
 double Relative(const Buffer& found, const Buffer& expected) {
   Difference difference;
   difference.Add(found, expected);
   return difference.relative();
-}
-
-double LargestDifference(const std::vector<float>& a, const std::vector<float>& b) {
-  KVSCOPE_CHECK_EQ(a.size(), b.size());
-  double largest = 0;
-  for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, std::fabs(double{a[i]} - b[i]));
-  return largest;
 }
 
 // Keeps what the device saw of the one chunk.
@@ -59,6 +60,11 @@ class ChunkSink final : public RunSink {
 };
 
 }  // namespace
+
+FidelityErrors Worst(const FidelityErrors& a, const FidelityErrors& b) {
+  return {std::max(a.q, b.q),     std::max(a.k, b.k),     std::max(a.v, b.v),
+          std::max(a.out, b.out), std::max(a.lse, b.lse), std::max(a.largest_lse, b.largest_lse)};
+}
 
 std::vector<FidelityErrors> CompareLayers(const Model& model, DeviceEngine& engine, std::span<const int> ids) {
   const ModelConfig& c = model.config;
@@ -101,7 +107,9 @@ std::vector<FidelityErrors> CompareLayers(const Model& model, DeviceEngine& engi
     errors[layer].q = Relative(found.q, wanted.q);
     errors[layer].k = Relative(found.k, wanted.k);
     errors[layer].v = Relative(found.v, wanted.v);
-    errors[layer].lse = LargestDifference(found.lse, wanted.lse);
+    Difference lse;
+    lse.Add(found.lse, wanted.lse);
+    errors[layer].lse = lse.absolute(), errors[layer].largest_lse = lse.largest();
   }
   return errors;
 }
@@ -109,15 +117,13 @@ std::vector<FidelityErrors> CompareLayers(const Model& model, DeviceEngine& engi
 FidelityErrors CompareTraces(const TraceSource& device, const TraceSource& cpu) {
   FidelityErrors worst;
   for (int layer = 0; layer < static_cast<int>(cpu.info().layers.size()); ++layer) {
-    Difference q, k, v;
+    Difference q, k, v, lse;
     for (int kv_head = 0; kv_head < static_cast<int>(cpu.info().layers[layer].kv_heads.size()); ++kv_head) {
       const auto found = device.ReadKvHead(layer, kv_head), expected = cpu.ReadKvHead(layer, kv_head);
       q.Add(found->q, expected->q), k.Add(found->k, expected->k), v.Add(found->v, expected->v);
-      worst.lse = std::max(worst.lse, LargestDifference(found->lse, expected->lse));
+      lse.Add(found->lse, expected->lse);
     }
-    worst.q = std::max(worst.q, q.relative());
-    worst.k = std::max(worst.k, k.relative());
-    worst.v = std::max(worst.v, v.relative());
+    worst = Worst(worst, {q.relative(), k.relative(), v.relative(), 0, lse.absolute(), lse.largest()});
   }
   return worst;
 }

@@ -11,10 +11,12 @@
 
 namespace kvscope {
 
-// Relative Frobenius errors; lse: the largest absolute difference. out is what the layer adds to the residual stream.
+// Relative Frobenius errors; out is what the layer adds to the residual stream. lse: the root of the mean square of its
+// differences, and the largest.
 struct FidelityErrors {
-  double q = 0, k = 0, v = 0, out = 0, lse = 0;
+  double q = 0, k = 0, v = 0, out = 0, lse = 0, largest_lse = 0;
 };
+FidelityErrors Worst(const FidelityErrors& a, const FidelityErrors& b);
 
 // Layer by layer, one chunk of tokens from position 0 on.
 std::vector<FidelityErrors> CompareLayers(const Model& model, DeviceEngine& engine, std::span<const int> ids);

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// A trace as the panels see it: opened off the frame's thread, first in a child process, as HDF5 can crash on a hostile
+// file. A file that is still being written is followed.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/trace_reader.h"
+#include "viewer/jobs.h"
+
+namespace kvscope {
+
+// A run of tokens with a meaning, as bands on axes show it.
+struct LabelledBand {
+  std::string kind;  // needle, question, answer ...
+  int token_begin = 0, token_end = 0;
+};
+
+class TraceDocument {
+ public:
+  enum class State { kLoading, kReady, kFailed };
+
+  TraceDocument(std::string path, Jobs& jobs);
+  // Looks for more of a file that is still being written; a few times a second.
+  void Follow();
+
+  const std::string& path() const { return path_; }
+  State state() const { return state_; }
+  const std::string& failure() const { return failure_; }  // one sentence
+  // When ready.
+  const TraceReader& reader() const { return *reader_; }
+  const std::vector<LabelledBand>& bands() const { return bands_; }
+  int num_tokens() const { return static_cast<int>(reader_->tokens().ids.size()); }
+  bool is_growing() const { return reader_->status() == TraceStatus::kRecording; }
+  // Rows of the Run panel, label and value.
+  const std::vector<std::pair<std::string, std::string>>& facts() const { return facts_; }
+  // A KV head's q, k, v and lse: at once when it was read before, else null, and a job reads it.
+  std::shared_ptr<const KvHeadData> KvHead(int layer_index, int kv_head_index);
+  const std::string& kv_head_failure() const { return kv_head_failure_; }
+
+ private:
+  void Describe();
+
+  std::string path_;
+  Jobs& jobs_;
+  State state_ = State::kLoading;
+  std::string failure_, kv_head_failure_;
+  std::unique_ptr<TraceReader> reader_;
+  std::vector<LabelledBand> bands_;
+  std::vector<std::pair<std::string, std::string>> facts_;
+  int layer_index_ = -1, kv_head_index_ = -1;  // of kv_head_, or the one that is being read
+  std::shared_ptr<const KvHeadData> kv_head_;
+};
+
+}  // namespace kvscope
