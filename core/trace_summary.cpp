@@ -39,19 +39,20 @@ std::string Quoted(std::string_view text, size_t most) {
   return StrCat("\"", Shorten(Escape(text), most), "\"");
 }
 
-// One line or more under a heading in the left column.
-class Page {
- public:
-  void Add(const std::string& heading, const std::string& line) {
-    text_ += Pad(heading == last_ ? "" : heading, 11) + line + "\n";
-    last_ = heading;
-  }
-  void Gap() { text_ += "\n"; }
-  const std::string& text() const { return text_; }
-
- private:
-  std::string text_, last_;
+struct Page {
+  void Add(const std::string& heading, const std::string& text) { lines.push_back({heading, text}); }
+  std::vector<SummaryLine> lines;
 };
+
+// Headings in a column of their own, a gap behind the first line.
+std::string TextOf(const std::vector<SummaryLine>& lines) {
+  std::string text, last;
+  for (const SummaryLine& line : lines) {
+    text += Pad(line.heading == last ? "" : line.heading, 11) + line.text + (last.empty() ? "\n\n" : "\n");
+    last = line.heading;
+  }
+  return text;
+}
 
 std::string StateOf(const std::string& path, const TraceReader& trace) {
   if (trace.status() != TraceStatus::kRecording) return std::string(Name(trace.status()));
@@ -163,20 +164,23 @@ std::string Utf8(const std::string& text) {
 
 }  // namespace
 
-std::string SummaryText(const std::string& path, const TraceReader& trace) {
+std::vector<SummaryLine> SummaryLines(const std::string& path, const TraceReader& trace) {
   const TraceInfo& info = trace.info();
   const auto tokens = static_cast<int64_t>(trace.tokens().ids.size());
   const int64_t prompt = std::min<int64_t>(info.prompt_tokens, tokens);
   Page page;
   page.Add("trace", StrCat(Escape(path), "   ", StateOf(path, trace), ", ", FormatBytes(trace.file_bytes())));
-  page.Gap();
   AddModel(page, info);
   page.Add("tokens", StrCat(FormatCount(tokens), " = ", FormatCount(prompt), " prompt + ", FormatCount(tokens - prompt),
                             " generated"));
   AddRanges(page, info);
   AddOutcome(page, trace);
   AddCosts(page, trace);
-  return page.text();
+  return std::move(page.lines);
+}
+
+std::string SummaryText(const std::string& path, const TraceReader& trace) {
+  return TextOf(SummaryLines(path, trace));
 }
 
 std::string SummaryJson(const std::string& path, const TraceReader& trace) {
@@ -249,7 +253,6 @@ std::string VerifyText(const std::string& path, const TraceReader& trace, const 
   };
   const double recorded_limit = 5e-4 + 3e-8 * static_cast<double>(trace.tokens().ids.size());
   page.Add("verify", StrCat(Escape(path), "   ", FormatCount(result.rows_checked), " rows checked"));
-  page.Gap();
   line("recorded", "largest difference from exp(q.k * scale - lse)", result.largest_row_difference, 5e-4);
   line("recorded", "largest |sum - 1| of a row", result.largest_recorded_sum_error, recorded_limit);
   line("rebuilt", "largest |sum - 1| of a row", result.largest_rebuilt_sum_error, 1e-4);
@@ -262,7 +265,7 @@ std::string VerifyText(const std::string& path, const TraceReader& trace, const 
                   : trace.HasRows()               ? "the recorded rows follow from q, k and lse"
                                     : "every row rebuilt from q, k and lse adds up to one; none were recorded")
                : "DIFFERS: the file was changed or the recorder is wrong; do not trust results from it");
-  return page.text();
+  return TextOf(page.lines);
 }
 
 std::string VerifyJson(const std::string& path, const VerifyResult& result) {

@@ -3,11 +3,17 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "core/trace_reader.h"
 
 namespace kvscope {
 
+// One line or more under a heading; the first says which file and in what state.
+struct SummaryLine {
+  std::string heading, text;
+};
+std::vector<SummaryLine> SummaryLines(const std::string& path, const TraceReader& trace);
 std::string SummaryText(const std::string& path, const TraceReader& trace);
 std::string SummaryJson(const std::string& path, const TraceReader& trace);
 std::string VerifyText(const std::string& path, const TraceReader& trace, const VerifyResult& result);

@@ -4,6 +4,7 @@
 #include <tbb/parallel_for_each.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "core/error.h"
@@ -21,12 +22,12 @@ void RaiseTo(float& cell, float value) {
   }
 }
 
-// Row q of a head, as f32.
-void ReadRow(const Buffer& q, size_t at, std::span<float> row) {
-  if (q.dtype() == DType::kF16) {
-    FloatsFromHalves(q.halves().subspan(at, row.size()), row);
+// A row of q or k, as f32.
+void ReadRow(const Buffer& rows, size_t at, std::span<float> row) {
+  if (rows.dtype() == DType::kF16) {
+    FloatsFromHalves(rows.halves().subspan(at, row.size()), row);
   } else {
-    std::copy_n(q.floats().begin() + static_cast<int64_t>(at), row.size(), row.begin());
+    std::copy_n(rows.floats().begin() + static_cast<int64_t>(at), row.size(), row.begin());
   }
 }
 
@@ -42,6 +43,17 @@ std::vector<int> PartOf(int size, int count) {
 }
 
 }  // namespace
+
+float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale) {
+  const int dim = data.head_dim_k;
+  const size_t stored = static_cast<size_t>(member) * data.num_rows + row;
+  std::vector<float> q(dim), k(dim);
+  ReadRow(data.q, stored * dim, q);
+  ReadRow(data.k, static_cast<size_t>(token) * dim, k);
+  float score = 0;
+  for (int i = 0; i < dim; ++i) score += q[i] * k[i];
+  return std::exp(score * scale - data.lse[stored]);
+}
 
 WeightMap::WeightMap(std::shared_ptr<const KvHeadData> data, std::span<const int> q_token, int member, float scale,
                      const MapWindow& window, int rows, int columns, std::span<const TokenBand> bands)

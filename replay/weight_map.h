@@ -23,6 +23,9 @@ struct TokenBand {
   int token_begin = 0, token_end = 0;
 };
 
+// Of stored row `row` of a query head and a token that it sees.
+float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale);
+
 class WeightMap {
  public:
   // Query head `member` of the KV head's group; q_token are the tokens of its stored rows, ascending. At most `rows`

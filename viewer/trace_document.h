@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/trace_reader.h"
+#include "core/trace_summary.h"
 #include "viewer/jobs.h"
 
 namespace kvscope {
@@ -34,11 +35,10 @@ class TraceDocument {
   const std::vector<LabelledBand>& bands() const { return bands_; }
   int num_tokens() const { return static_cast<int>(reader_->tokens().ids.size()); }
   bool is_growing() const { return reader_->status() == TraceStatus::kRecording; }
-  // Rows of the Run panel, label and value.
-  const std::vector<std::pair<std::string, std::string>>& facts() const { return facts_; }
-  // A KV head's q, k, v and lse: at once when it was read before, else null, and a job reads it.
+  const std::vector<SummaryLine>& facts() const { return facts_; }
+  // A KV head's q, k, v and lse: at once when it was the last one read, else null, and a job reads it.
   std::shared_ptr<const KvHeadData> KvHead(int layer_index, int kv_head_index);
-  const std::string& kv_head_failure() const { return kv_head_failure_; }
+  const std::string& kv_head_failure() const { return kv_head_failure_; }  // why there is none, else empty
 
  private:
   void Describe();
@@ -49,7 +49,7 @@ class TraceDocument {
   std::string failure_, kv_head_failure_;
   std::unique_ptr<TraceReader> reader_;
   std::vector<LabelledBand> bands_;
-  std::vector<std::pair<std::string, std::string>> facts_;
+  std::vector<SummaryLine> facts_;
   int layer_index_ = -1, kv_head_index_ = -1;  // of kv_head_, or the one that is being read
   std::shared_ptr<const KvHeadData> kv_head_;
 };

@@ -13,7 +13,7 @@ struct ViewState {
   int head_index = 0;   // of the layer's stored query heads
   bool is_log = true;   // the colour scale
   bool masks_sinks = false;
-  MapWindow window{};   // of the heatmap; empty: all
+  MapWindow window{};  // of the heatmap; empty: all
   friend bool operator==(const ViewState&, const ViewState&) = default;
 };
 

@@ -129,6 +129,8 @@ TEST(WeightMap, SaysWhatIsExactAndIsNeverTooHigh) {
     }
   }
   EXPECT_EQ(map.progress(), 1);
+  EXPECT_NEAR(WeightOfPair(*head.data, 0, 700, 305, kScale), std::exp(Score(head, 0, 700, 305) - head.data->lse[700]),
+              1e-6);
 }
 
 TEST(WeightMap, StopsWhenCancelled) {

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// What was run, on what, and what came out.
+#include <imgui.h>
+
+#include "viewer/panels.h"
+
+namespace kvscope {
+
+void CentredText(const char* text) {
+  const float width = ImGui::GetContentRegionAvail().x, wrap = std::min(width * 0.9f, ImGui::GetFontSize() * 34);
+  const ImVec2 size = ImGui::CalcTextSize(text, nullptr, false, wrap);
+  ImGui::SetCursorPos({ImGui::GetCursorPosX() + std::max(0.0f, (width - size.x) / 2),
+                       ImGui::GetCursorPosY() + std::max(0.0f, (ImGui::GetContentRegionAvail().y - size.y) / 2.4f)});
+  ImGui::PushTextWrapPos(ImGui::GetCursorPosX() + wrap);
+  ImGui::TextDisabled("%s", text);
+  ImGui::PopTextWrapPos();
+}
+
+bool HasTrace(const PanelContext& context) {
+  if (!context.document) {
+    CentredText("Drop a trace here, or start with one: kvscope view run.kvtrace.h5");
+    return false;
+  }
+  switch (context.document->state()) {
+    case TraceDocument::State::kLoading:
+      CentredText(("Opening " + context.document->path() + " ...").c_str());
+      return false;
+    case TraceDocument::State::kFailed:
+      CentredText(context.document->failure().c_str());
+      return false;
+    case TraceDocument::State::kReady:
+      return true;
+  }
+  return false;
+}
+
+void DrawRunPanel(PanelContext& context) {
+  if (!HasTrace(context)) return;
+  if (!ImGui::BeginTable("facts", 2, ImGuiTableFlags_SizingFixedFit | ImGuiTableFlags_ScrollY)) return;
+  ImGui::TableSetupColumn("what", ImGuiTableColumnFlags_WidthFixed);
+  ImGui::TableSetupColumn("value", ImGuiTableColumnFlags_WidthStretch);
+  const std::string* last = nullptr;
+  for (const SummaryLine& line : context.document->facts()) {
+    ImGui::TableNextRow();
+    ImGui::TableNextColumn();
+    if (!last || *last != line.heading) ImGui::TextDisabled("%s", line.heading.c_str());
+    last = &line.heading;
+    ImGui::TableNextColumn();
+    ImGui::TextWrapped("%s", line.text.c_str());
+  }
+  ImGui::EndTable();
+}
+
+}  // namespace kvscope

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "viewer/trace_document.h"
+
+#include <utility>
+
+#include "core/error.h"
+
+namespace kvscope {
+namespace {
+
+constexpr const char* kReadSlot = "read a head of ";
+
+// What a job found out about a file.
+struct Opened {
+  std::unique_ptr<TraceReader> reader;
+  std::string failure;
+};
+
+Opened Open(const std::string& path) {
+  Opened opened;
+  try {
+    ProbeTraceInChild(path);
+    opened.reader = TraceReader::Open(path);
+  } catch (const Error& error) {
+    opened.failure = error.what();
+  }
+  return opened;
+}
+
+}  // namespace
+
+TraceDocument::TraceDocument(std::string path, Jobs& jobs) : path_(std::move(path)), jobs_(jobs) {
+  jobs_.Start("open " + path_, [this, file = path_](const std::atomic<bool>&) -> Jobs::Finish {
+    const auto opened = std::make_shared<Opened>(Open(file));
+    return [this, opened] {
+      failure_ = std::move(opened->failure);
+      reader_ = std::move(opened->reader);
+      state_ = reader_ ? State::kReady : State::kFailed;
+      if (reader_) Describe();
+    };
+  });
+}
+
+void TraceDocument::Describe() {
+  bands_.clear();
+  for (const Segment& segment : reader_->info().segments) {
+    if (segment.role == "question") bands_.push_back({segment.role, segment.token_begin, segment.token_end});
+  }
+  for (const Span& span : reader_->info().spans) bands_.push_back({span.kind, span.token_begin, span.token_end});
+  facts_ = SummaryLines(path_, *reader_);
+}
+
+void TraceDocument::Follow() {
+  if (state_ != State::kReady || !is_growing() || jobs_.IsBusy(kReadSlot + path_)) return;
+  try {
+    if (!reader_->Refresh()) return;
+    kv_head_ = nullptr;
+    layer_index_ = kv_head_index_ = -1;
+    Describe();
+  } catch (const Error& error) {
+    state_ = State::kFailed;
+    failure_ = error.what();
+  }
+}
+
+std::shared_ptr<const KvHeadData> TraceDocument::KvHead(int layer_index, int kv_head_index) {
+  if (layer_index == layer_index_ && kv_head_index == kv_head_index_) return kv_head_;
+  layer_index_ = layer_index, kv_head_index_ = kv_head_index;
+  kv_head_ = nullptr;
+  kv_head_failure_.clear();
+  jobs_.Start(kReadSlot + path_, [this, layer_index, kv_head_index](const std::atomic<bool>&) -> Jobs::Finish {
+    std::shared_ptr<const KvHeadData> data;
+    std::string failure;
+    try {
+      data = reader_->ReadKvHead(layer_index, kv_head_index);
+    } catch (const Error& error) {
+      failure = error.what();
+    }
+    return [this, data, failure] { kv_head_ = data, kv_head_failure_ = failure; };
+  });
+  return nullptr;
+}
+
+}  // namespace kvscope
