@@ -43,6 +43,11 @@ class OnDevice : public testing::TestWithParam<Backend> {
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
+  void LoadSmallest() {
+    TinyGgufOptions tiny;
+    tiny.layers = 2, tiny.heads = 2, tiny.kv_heads = 2, tiny.head_dim = 16, tiny.ffn = 32, tiny.vocab = 264;
+    Load(tiny);
+  }
   void Load(const TinyGgufOptions& options) {
     gguf_ = std::make_unique<GgufFile>(GgufFile::FromBytes("tiny", TinyGgufBytes(options)));
     tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::FromGguf(*gguf_));
@@ -193,9 +198,7 @@ TEST_P(OnDevice, RecordsVectorsOrRowsAlone) {
 }
 
 TEST_P(OnDevice, CountsColumnsOnTheDevice) {
-  TinyGgufOptions tiny;  // many steps: small ones
-  tiny.layers = 2, tiny.heads = 2, tiny.kv_heads = 2, tiny.head_dim = 16, tiny.ffn = 32, tiny.vocab = 264;
-  Load(tiny);
+  LoadSmallest();  // many steps
   prompt_.ids.resize(20);
   prompt_.segments.clear();
   prompt_.forced_ids.clear();
@@ -390,6 +393,37 @@ TEST_P(OnDevice, NamesATokenOfALaterChunk) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("layer 0, token 20:"), std::string::npos) << error.what();
   }
+}
+
+TEST_P(OnDevice, NamesATokenWhoseLogitsAreNotFinite) {
+  model_->output_norm[0] = INFINITY;
+  prompt_.ids.resize(2);
+  prompt_.segments.clear();
+  try {
+    Record(*MakeEngine({.ring_bytes = kRingBytes}), {}, "bad.kvtrace.h5");
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("token 1: the logits"), std::string::npos) << error.what();
+  }
+}
+
+TEST_P(OnDevice, FindsLogprobsOfMoreTokensThanItHoldsLogitsOf) {
+  LoadSmallest();
+  for (int i = 0; i < 70; ++i) prompt_.ids.push_back(kTinyFirstByte + i * 7 % 200);
+  prompt_.ids.resize(70);
+  const std::span<const int> ids(prompt_.ids);
+  CpuEngine cpu(*model_, DType::kF16);
+  const auto device = MakeEngine({});
+  std::vector<float> logprobs[2];
+  for (const int i : {0, 1}) {
+    Engine& engine = i == 0 ? static_cast<Engine&>(cpu) : *device;
+    const TraceInfo info = MakeTraceInfo(engine.config(), engine.info(), "", prompt_, {});
+    engine.Begin(info, nullptr, 70);
+    engine.Run(ids, /*is_step=*/false);
+    logprobs[i] = engine.Logprobs(ids.subspan(1));
+  }
+  ASSERT_EQ(logprobs[1].size(), 69u);
+  for (int i = 0; i < 69; ++i) EXPECT_NEAR(logprobs[1][i], logprobs[0][i], 2e-2) << i;
 }
 
 TEST_P(OnDevice, RunsRandomWeights) {
