@@ -326,13 +326,15 @@ TEST_P(OnDevice, CountsTheTimeItWaitsForTheRing) {
 
 // The writer fails while the model waits for room: the model must hear of it, and the engine be fit for another run.
 TEST_P(OnDevice, AWriterThatFailsDoesNotHoldTheModel) {
+  // Three small pieces, of one token, and two large ones: the sixth needs the room of more than the first.
+  prompt_.segments = {{"context", 0, 0, 1, true}, {"question", 0, 1, 40, false}};
   const RunOptions options{.prefill_chunk = 16};
   const auto engine = MakeEngine({.ring_bytes = kTwoPieces});
   const TraceInfo info = MakeTraceInfo(engine->config(), engine->info(), "", prompt_, options);
   {
     Recorder recorder(folder_ / "fails.kvtrace.h5", info, {});
-    PassingSink failing(recorder, [&](int number) {
-      failing.WaitForPieces(number + 2);
+    PassingSink failing(recorder, [&](int) {
+      failing.WaitForPieces(5);
       throw Error("the disk is full");
     });
     try {
@@ -362,6 +364,19 @@ TEST_P(OnDevice, RefusesAShapeThatTheKernelsDoNotTake) {
   config = model_->config;
   config.ffn = 60;
   EXPECT_THROW(MakeRandomEngine(config), Error);
+}
+
+TEST_P(OnDevice, RefusesAWeightOutsideF16) {
+  const std::vector<float> row(model_->config.ffn, 1e5f);
+  model_->layers[1].down.SetRow(3, row);
+  try {
+    MakeEngine({});
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("ffn_down has weights outside f16's range"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_GT(MakeEngine({.weights = DenseType::kBF16})->weight_bytes(), 0);
 }
 
 TEST_P(OnDevice, NamesLayerAndTokenOutsideF16) {
