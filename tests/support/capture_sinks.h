@@ -92,7 +92,7 @@ class PassingSink final : public RunSink {
 
   // Waits until the model has given that many pieces, and then some time more, in which it comes to wait for room.
   void WaitForPieces(int count) const {
-    while (num_deferred_ < count) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    for (int i = 0; num_deferred_ < count && i < 10000; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
   }
 
