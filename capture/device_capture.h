@@ -60,7 +60,7 @@ class DeviceCapture {
   void EndStep(int parity, int token);
 
   void SendColumns();
-  int64_t host_bytes() const { return ring_ ? static_cast<int64_t>(ring_->bytes()) : 0; }
+  int64_t host_bytes() const { return sink_ && ring_ ? static_cast<int64_t>(ring_->bytes()) : 0; }
 
  private:
   // What attention saw, until the ring has it.

@@ -54,6 +54,7 @@ class EngineOnDevice final : public DeviceEngine {
  private:
   void Reserve(bool is_recorded);
   size_t WorkspaceBytes(bool has_rows) const;
+  void CheckIds(std::span<const int> ids) const;
   void SendInputs(std::span<const int> ids);
   void RunChunk(int tokens);
   void RunStep(int parity);
@@ -215,8 +216,13 @@ void EngineOnDevice::Run(std::span<const int> ids, bool is_step) {
   num_tokens_ += chunk_tokens_;
 }
 
-void EngineOnDevice::SendInputs(std::span<const int> ids) {
+// Kernels read a table at these rows and check nothing.
+void EngineOnDevice::CheckIds(std::span<const int> ids) const {
   for (const int id : ids) KVSCOPE_CHECK(id >= 0 && id < config().vocab);
+}
+
+void EngineOnDevice::SendInputs(std::span<const int> ids) {
+  CheckIds(ids);
   inputs_sent_.Synchronize();  // those before have left their place
   int* const host = static_cast<int*>(host_inputs_.data());
   host[0] = num_tokens_;
@@ -389,6 +395,7 @@ Alternatives EngineOnDevice::Best(int count) {
 std::vector<float> EngineOnDevice::Logprobs(std::span<const int> next) {
   const ModelConfig& c = config();
   KVSCOPE_CHECK_LE(static_cast<int>(next.size()), chunk_tokens_);
+  CheckIds(next);
   wanted_.CopyFromHost(next.data(), next.size_bytes(), stream_.get());
   for (size_t first = 0; first < next.size(); first += kLogitRows) {
     const int rows = static_cast<int>(std::min<size_t>(kLogitRows, next.size() - first));
@@ -404,6 +411,7 @@ std::vector<float> EngineOnDevice::Logprobs(std::span<const int> next) {
 }
 
 float EngineOnDevice::LogprobOf(int id) {
+  CheckIds({&id, 1});
   wanted_.CopyFromHost(&id, sizeof id, stream_.get());
   FindWanted(Rows(logits_, 1, config().vocab), 0);
   float logprob = 0;

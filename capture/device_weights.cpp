@@ -34,7 +34,13 @@ bool Unpack(const PackedMatrix& from, DenseType type, uint16_t* to) {
   return is_finite;
 }
 
+constexpr int kHighestHeadDim = 256;  // of attention_prefill and column_stats
+
 void CheckWidths(const ModelConfig& c) {
+  if (c.head_dim > kHighestHeadDim) {
+    throw Error(StrCat(c.name, ": head dimension ", c.head_dim, " on a device: expected at most ", kHighestHeadDim,
+                       "; use --device cpu"));
+  }
   for (const int width : {c.hidden, c.ffn}) {
     if (width % 8 == 0) continue;
     throw Error(StrCat(c.name, ": width ", width, " on a device: expected a multiple of 8; use --device cpu"));
@@ -111,7 +117,9 @@ DenseMatrix DeviceWeights::Upload(const char* name, std::initializer_list<const 
   uint16_t* target = rows.data();
   for (const PackedMatrix* const part : parts) {
     if (!Unpack(*part, type_, target)) {
-      throw Error(StrCat(config_.name, ": ", name, " has weights outside f16's range; use --weights bf16"));
+      const char* const advice =
+          type_ == DenseType::kF16 ? "f16's range; use --weights bf16" : "bf16's range; use --device cpu";
+      throw Error(StrCat(config_.name, ": ", name, " has weights outside ", advice));
     }
     target += static_cast<int64_t>(part->outputs()) * part->inputs();
   }

@@ -20,7 +20,8 @@ class DeviceWeights {
     DenseMatrix down;                // [hidden, ffn]
   };
 
-  // Throws Error when a weight is outside the type's range, a width is no multiple of 8, or memory does not suffice.
+  // Throws Error when a weight is outside the type's range, the kernels do not take a width, or memory does not
+  // suffice.
   DeviceWeights(const Model& model, DenseType type);
   // Random ones of a model's shape, made on the device; norms are 1.
   DeviceWeights(const ModelConfig& config, uint64_t seed, DenseType type);

@@ -105,7 +105,9 @@ Work MakeWork(const Flags& flags) {
 
 std::unique_ptr<Engine> MakeEngine(const Flags& flags, const DeviceChoice& device, Work& work) {
   if (!device.is_cuda) {
-    if (!work.model) throw Error(StrCat("--synthetic ", flags.synthetic, ": runs on a CUDA device only, found none"));
+    if (!work.model)
+      throw Error(StrCat("--synthetic ", flags.synthetic,
+                         ": runs on a CUDA device only; expected one, and neither --device cpu nor --kv-dtype f32"));
     return std::make_unique<CpuEngine>(*work.model, flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16);
   }
   cuda::UseDevice(device.index);

@@ -155,6 +155,7 @@ void Synchronize(void* stream) {
 
 void CheckCuda(int code, const char* expression, const char* file, int line) {
   if (code == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // else the next launch would report this one
   const auto error = static_cast<cudaError_t>(code);
   throw Error(
       StrCat(file, ":", line, ": ", expression, " failed: ", cudaGetErrorName(error), ", ", cudaGetErrorString(error)));

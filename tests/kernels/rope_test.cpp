@@ -161,10 +161,12 @@ TEST_P(Rope, NamesTheFirstTokenOutOfRange) {
   if (shape.tokens < 3) return;
   const size_t row = size_t(shape.heads) * shape.head_dim;
   for (const float value : {1e5f, -INFINITY, std::nanf("")}) {
-    Problem<Half> problem(shape, 3);
-    problem.x[row + 1] = problem.x[2 * row + 3] = value;
-    problem.Run(backend, false);
-    EXPECT_EQ(problem.bad_token[0], 1) << value;
+    for (const int dim : {1, shape.head_dim - 1}) {  // of either half of a pair
+      Problem<Half> problem(shape, 3);
+      problem.x[row + dim] = problem.x[2 * row + 3] = value;
+      problem.Run(backend, false);
+      EXPECT_EQ(problem.bad_token[0], 1) << value << " " << dim;
+    }
     if (std::isfinite(value)) {
       Problem<float> wide(shape, 3);
       wide.x[row + 1] = value;

@@ -29,6 +29,7 @@ struct GraphState {
 
 std::recursive_mutex mutex;  // fibres run one launch at a time, whoever waits for it
 std::vector<StreamState*> streams;
+std::deque<StreamState> all_streams;  // dead ones too: events that outlive their stream still name it
 
 void RunUntil(StreamState& stream, uint64_t ticket) {
   while (stream.done < ticket) {
@@ -113,7 +114,7 @@ PinnedBuffer::~PinnedBuffer() {
 
 Stream::Stream() {
   const std::lock_guard lock(fibres::mutex);
-  auto* const state = new StreamState;
+  auto* const state = &fibres::all_streams.emplace_back();
   fibres::streams.push_back(state);
   stream_ = state;
 }
@@ -122,7 +123,6 @@ Stream::~Stream() {
   auto* const state = static_cast<StreamState*>(stream_);
   fibres::RunUntil(*state, state->given);
   std::erase(fibres::streams, state);
-  delete state;
 }
 
 Event::Event() : event_(new EventState) {}
