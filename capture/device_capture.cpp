@@ -59,7 +59,13 @@ void DeviceCapture::Begin(const ModelConfig& config, const TraceInfo& info, RunS
                        FormatBytes(static_cast<int64_t>(piece)), " at a time; expected ", (2 * piece >> 20) + 1,
                        " or more"));
   }
-  if (!ring_) ring_ = std::make_unique<DeviceRing>(ring_bytes_);
+  if (ring_) return;
+  try {
+    ring_ = std::make_unique<DeviceRing>(ring_bytes_);
+  } catch (const Error& error) {
+    throw Error(StrCat("--queue-mib ", ring_bytes_ >> 20, ": the system does not pin so much memory; expected less (",
+                       error.what(), ")"));
+  }
 }
 
 std::vector<BufferRequest> DeviceCapture::Requests() {
@@ -128,10 +134,10 @@ void DeviceCapture::EndLayer(int layer, int first_token, int tokens) {
   stage.seen.Delay(copy);
   CopyAsync(piece->data(), stage.vectors.data(), layout.Bytes(), copy);
   stage.copied.Record(copy);
-  piece->arrived.Record(copy);
+  piece->CopiedOn(copy);
   const LayerInfo& info = info_->layers[recorded];
   sink_->Defer([piece, layout, recorded, first_token, &info](RunSink& sink) {
-    piece->arrived.Synchronize();
+    piece->Await();
     sink.AppendChunk(recorded, first_token, SelectHeads(ChunkFrom(piece->data(), layout, 0), info));
   });
 }
@@ -178,9 +184,9 @@ void DeviceCapture::CopyStep(Stage& stage, int token) {
                   num_rows, copy);
   }
   stage.copied.Record(copy);
-  piece->arrived.Record(copy);
+  piece->CopiedOn(copy);
   sink_->Defer([piece, layout, vector_bytes, token, has_rows = wants_rows_, &info = *info_](RunSink& sink) {
-    piece->arrived.Synchronize();
+    piece->Await();
     for (size_t i = 0; i < info.layers.size(); ++i) {
       const int index = static_cast<int>(i);
       if (has_rows) {
@@ -267,10 +273,10 @@ void DeviceCapture::SendColumns() {
                   capacity * sizeof(double), tokens * sizeof(double), heads, copy);
     CopyRowsAsync(maxima, tokens * sizeof(float), static_cast<const float*>(maxima_.data()) + at,
                   capacity * sizeof(float), tokens * sizeof(float), heads, copy);
-    piece->arrived.Record(copy);
+    piece->CopiedOn(copy);
     const LayerInfo& layer = info_->layers[recorded];
     sink_->Defer([piece, maxima, tokens, recorded, &layer](RunSink& sink) {
-      piece->arrived.Synchronize();
+      piece->Await();
       ColumnStatistics statistics;
       statistics.num_rows = statistics.num_tokens = static_cast<int>(tokens);
       for (const int head : layer.heads) {

@@ -14,7 +14,7 @@ namespace kvscope::KVSCOPE_TWIN {
 
 class DeviceRing {
  public:
-  explicit DeviceRing(size_t bytes) : memory_(bytes), ring_(bytes) {}
+  explicit DeviceRing(size_t bytes) : device_(DeviceInUse()), memory_(bytes), ring_(bytes) {}
 
   // Given back when it dies; the ring outlives it.
   class Piece {
@@ -23,9 +23,15 @@ class DeviceRing {
     ~Piece() { ring_.Release(begin_); }
     Piece(const Piece&) = delete;
     std::byte* data() const { return static_cast<std::byte*>(ring_.memory_.data()) + begin_; }
-    Event arrived;  // recorded by whoever copied into it
+    void CopiedOn(void* stream) { arrived_.Record(stream); }  // after what the stream was given
+    // Until that is done; on the reader's thread, which otherwise would wake another device.
+    void Await() const {
+      UseDevice(ring_.device_);
+      arrived_.Synchronize();
+    }
 
    private:
+    Event arrived_;
     DeviceRing& ring_;
     size_t begin_;
   };
@@ -37,6 +43,7 @@ class DeviceRing {
  private:
   void Release(size_t begin);
 
+  int device_;
   PinnedBuffer memory_;
   std::mutex mutex_;
   std::condition_variable has_room_;

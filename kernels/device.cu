@@ -34,6 +34,12 @@ int DeviceCount() {
   return count;
 }
 
+int DeviceInUse() {
+  int device = 0;
+  KVSCOPE_CHECK_CUDA(cudaGetDevice(&device));
+  return device;
+}
+
 void UseDevice(int index) {
   KVSCOPE_CHECK_CUDA(cudaSetDevice(index));
 }

@@ -30,6 +30,8 @@ inline constexpr Device kTwinDevice = KVSCOPE_TWIN_DEVICE;  // where the views o
 // True when a device is present that this build has code for. Never throws.
 bool IsAvailable();
 int DeviceCount();          // 0 without one that this build has code for
+int DeviceInUse();          // by the calling thread
+int DeviceInUse();          // by the calling thread
 void UseDevice(int index);  // by the calling thread from now on; index < DeviceCount()
 std::string DeviceName();   // of the one in use; "none" without one
 size_t FreeDeviceBytes();   // memory that the device in use could still give

@@ -18,6 +18,9 @@ bool IsAvailable() {
 int DeviceCount() {
   return 0;
 }
+int DeviceInUse() {
+  return 0;
+}
 void UseDevice(int) {
   NoCuda("a device");
 }

@@ -73,6 +73,9 @@ bool IsAvailable() {
 int DeviceCount() {
   return 1;
 }
+int DeviceInUse() {
+  return 0;
+}
 void UseDevice(int) {}
 std::string DeviceName() {
   return "emulated";
