@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "core/error.h"
 #include "viewer/gui_context.h"
@@ -23,7 +24,8 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::microseconds kFrameTime(16'600);
 // Drawing goes on so long after the last input, as tooltips wait for a pointer that rests, and after any other event.
 constexpr std::chrono::milliseconds kStaysAwake(700), kSettles(60);
-constexpr double kCaretSecs = 0.2;  // a text field's caret blinks
+constexpr float kShareOfScreen = 0.94f;  // leaves room for the window's title
+constexpr double kCaretSecs = 0.2;       // a text field's caret blinks
 
 std::string GlfwMessage() {
   const char* text = nullptr;
@@ -33,7 +35,7 @@ std::string GlfwMessage() {
 
 class Window {
  public:
-  Window(Frame& frame, const ShellOptions& options) : frame_(frame) {
+  explicit Window(const ShellOptions& options) {
     if (!glfwInit()) {
       throw Error(StrCat("a window needs a display, found none (", GlfwMessage(),
                          "); with --screenshot FILE.png a picture is made without one"));
@@ -44,9 +46,8 @@ class Window {
     glfwWindowHint(GLFW_OPENGL_FORWARD_COMPAT, GLFW_TRUE);
     glfwWindowHint(GLFW_SCALE_TO_MONITOR, GLFW_TRUE);
     glfwWindowHintString(GLFW_X11_CLASS_NAME, "kvscope");
-    window_ = glfwCreateWindow(static_cast<int>(static_cast<float>(options.width) * options.scale),
-                               static_cast<int>(static_cast<float>(options.height) * options.scale),
-                               options.title.c_str(), nullptr, nullptr);
+    const auto [width, height] = FittingSize(options);
+    window_ = glfwCreateWindow(width, height, options.title.c_str(), nullptr, nullptr);
     if (!window_) {
       const std::string message = GlfwMessage();
       glfwTerminate();
@@ -57,8 +58,8 @@ class Window {
     glfwSwapInterval(1);
     glfwSetWindowUserPointer(window_, this);
     glfwSetDropCallback(window_, [](GLFWwindow* window, int num_paths, const char** paths) {
-      static_cast<Window*>(glfwGetWindowUserPointer(window))
-          ->frame_.DroppedFiles(std::vector<std::string>(paths, paths + num_paths));
+      auto& dropped = static_cast<Window*>(glfwGetWindowUserPointer(window))->dropped_;
+      dropped.insert(dropped.end(), paths, paths + num_paths);
     });
   }
   ~Window() {
@@ -80,6 +81,9 @@ class Window {
     return width > 0 && pixels > 0 ? x * static_cast<float>(width) / static_cast<float>(pixels) : x;
   }
 
+  // Files dropped since the last call. Kept until here, as a frame may throw and GLFW's callbacks must not.
+  std::vector<std::string> TakeDropped() { return std::exchange(dropped_, {}); }
+
   bool IsHidden() const {
     int width = 0, height = 0;
     glfwGetFramebufferSize(window_, &width, &height);
@@ -87,8 +91,23 @@ class Window {
   }
 
  private:
-  Frame& frame_;
+  // As asked for, but not larger than the screen. GLFW multiplies it by the monitor's scale.
+  static std::pair<int, int> FittingSize(const ShellOptions& options) {
+    const float scale = options.scale;
+    float width = static_cast<float>(options.width) * scale, height = static_cast<float>(options.height) * scale;
+    if (GLFWmonitor* monitor = glfwGetPrimaryMonitor()) {
+      int x = 0, y = 0, free_width = 0, free_height = 0;
+      float x_scale = 1, y_scale = 1;
+      glfwGetMonitorWorkarea(monitor, &x, &y, &free_width, &free_height);
+      glfwGetMonitorContentScale(monitor, &x_scale, &y_scale);
+      width = std::min(width, kShareOfScreen * static_cast<float>(free_width) / x_scale);
+      height = std::min(height, kShareOfScreen * static_cast<float>(free_height) / y_scale);
+    }
+    return {std::max(1, static_cast<int>(width)), std::max(1, static_cast<int>(height))};
+  }
+
   GLFWwindow* window_ = nullptr;
+  std::vector<std::string> dropped_;
 };
 
 // Dear ImGui's two backends for this window.
@@ -124,7 +143,7 @@ void DrawFrame(Frame& frame, GLFWwindow* window) {
 }  // namespace
 
 void RunWindow(Frame& frame, const ShellOptions& options) {
-  const Window window(frame, options);
+  Window window(options);
   float monitor_scale = window.MonitorScale();
   const GuiContext gui(options, options.scale * monitor_scale);
   const Backends backends(window.glfw());
@@ -136,6 +155,8 @@ void RunWindow(Frame& frame, const ShellOptions& options) {
       monitor_scale = scale;
       ApplyTheme(options.is_dark, options.scale * monitor_scale);
     }
+    if (std::vector<std::string> dropped = window.TakeDropped(); !dropped.empty())
+      frame.DroppedFiles(std::move(dropped));
     const bool is_hidden = window.IsHidden();
     if (!is_hidden) DrawFrame(frame, window.glfw());
     if (!is_hidden && (frame.IsBusy() || begin < awake_until)) {

@@ -100,6 +100,19 @@ TEST(Offscreen, TheThemesDifferInEveryColour) {
   EXPECT_NE(dark.needle, light.needle);
 }
 
+// Whatever a frame had begun.
+TEST(Offscreen, PassesOnWhatAFrameThrows) {
+  struct ThrowingFrame : Frame {
+    void Draw() override {
+      ImGui::Begin("Open");
+      throw Error("thrown");
+    }
+  } throwing;
+  EXPECT_THROW(RenderOffscreen(throwing, {.width = 80, .height = 60}, 30), Error);
+  RectangleFrame frame;
+  EXPECT_EQ(RenderOffscreen(frame, {.width = 80, .height = 60}, 30).rgba[0], kGround);
+}
+
 TEST(Offscreen, SaysHowLargeAPictureMayBe) {
   RectangleFrame frame;
   EXPECT_THROW(RenderOffscreen(frame, {.width = 1 << 20, .height = 60}, 30), Error);
