@@ -4,6 +4,7 @@
 #include <imgui.h>
 #include <implot.h>
 
+#include "viewer/texture.h"
 #include "viewer/theme.h"
 
 namespace kvscope {
@@ -26,6 +27,7 @@ GuiContext::GuiContext(const ShellOptions& options, float scale)
 }
 
 GuiContext::~GuiContext() {
+  DetachTextures();
   ImPlot::DestroyContext(plot_);
   ImGui::DestroyContext(gui_);
   ImPlot::SetCurrentContext(previous_plot_);
