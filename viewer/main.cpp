@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// kvscope-view: traces and results in a window, or as a picture.
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "viewer/image.h"
+#include "viewer/shell.h"
+#include "viewer/start_frame.h"
+
+namespace kvscope {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kPictureTimeoutSecs = 300;
+constexpr int kSmallestSide = 64, kLargestSide = 16384;
+const std::vector<std::string> kPanels = {"run",      "heatmap",  "overview", "text",
+                                          "timeline", "policies", "curves",   "grid"};
+
+struct Options {
+  std::vector<std::string> files;
+  std::string screenshot, panel, size = "1600x1000";
+  float scale = 1;
+  bool is_light = false;
+};
+
+// "1600x1000"
+void ReadSize(const std::string& text, ShellOptions& shell) {
+  char rest = 0;
+  const bool is_size = std::sscanf(text.c_str(), "%dx%d%c", &shell.width, &shell.height, &rest) == 2;
+  const auto fits = [](int side) { return side >= kSmallestSide && side <= kLargestSide; };
+  if (!is_size || !fits(shell.width) || !fits(shell.height)) {
+    throw Error(StrCat("--size '", text, "': expected WIDTHxHEIGHT, each from ", kSmallestSide, " to ", kLargestSide,
+                       ", for example 1600x1000"));
+  }
+}
+
+// Where the layout is kept between runs; empty when there is no place for it.
+std::string LayoutPath() {
+  const char* state = std::getenv("XDG_STATE_HOME");
+  const char* home = std::getenv("HOME");
+  if (!(state && *state) && !(home && *home)) return "";
+  const fs::path folder = (state && *state ? fs::path(state) : fs::path(home) / ".local/state") / "kvscope";
+  std::error_code failure;
+  fs::create_directories(folder, failure);
+  return failure ? "" : (folder / "view.ini").string();
+}
+
+void Parse(int argc, char** argv, Options& options, CLI::App& app) {
+  app.add_option("FILE", options.files, "traces (*.kvtrace.h5) and results of kvscope replay");
+  app.add_option("--screenshot", options.screenshot, "write a picture instead of opening a window; needs no display");
+  app.add_option("--panel", options.panel, "the panel in front")->check(CLI::IsMember(kPanels, CLI::ignore_case));
+  app.add_option("--size", options.size, "width and height")->capture_default_str();
+  app.add_option("--scale", options.scale, "pixels per unit of size; text grows with it")
+      ->check(CLI::Range(0.5, 4.0))
+      ->capture_default_str();
+  app.add_flag("--light", options.is_light, "dark ink on light paper");
+  app.parse(argc, argv);
+}
+
+int Run(int argc, char** argv) {
+  // Drivers would add lines of their own to our one.
+  setenv("EGL_LOG_LEVEL", "fatal", /*overwrite=*/0);
+  setenv("LIBGL_DEBUG", "quiet", /*overwrite=*/0);
+  Options options;
+  CLI::App app("kvscope view: look at traces and results", "kvscope view");
+  try {
+    Parse(argc, argv, options, app);
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    throw Error(StrCat(error.what(), "; see kvscope view --help"));
+  }
+  ShellOptions shell{.scale = options.scale, .is_dark = !options.is_light};
+  ReadSize(options.size, shell);
+  for (const std::string& file : options.files) {
+    std::error_code failure;
+    if (!fs::is_regular_file(file, failure)) throw Error(StrCat(file, ": expected a trace or results, found no file"));
+  }
+  if (!options.files.empty()) shell.title = fs::path(options.files.front()).filename().string() + " - kvscope";
+
+  StartFrame frame(options.files);
+  if (options.screenshot.empty()) {
+    shell.ini_path = LayoutPath();
+    RunWindow(frame, shell);
+  } else {
+    WritePng(options.screenshot, RenderOffscreen(frame, shell, kPictureTimeoutSecs));
+    std::cout << options.screenshot << "\n";
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace kvscope
+
+int main(int argc, char** argv) {
+  try {
+    return kvscope::Run(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "kvscope view: " << kvscope::Escape(error.what()) << "\n";
+  }
+  return 2;
+}
