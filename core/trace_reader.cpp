@@ -267,7 +267,7 @@ std::shared_ptr<const KvHeadData> TraceReader::ReadKvHead(int layer_index, int k
   const uint64_t tokens = data->num_tokens = state_->num_tokens;
   const uint64_t rows = data->num_rows = static_cast<int>(from.q_token.size());
   const uint64_t group = data->group = layer.HeadsPerKvHead(), kv_head = kv_head_index;
-  const uint64_t dim_k = layer.head_dim_k, dim_v = layer.head_dim_v;
+  const uint64_t dim_k = data->head_dim_k = layer.head_dim_k, dim_v = data->head_dim_v = layer.head_dim_v;
   data->q = Buffer(dtype, group * rows * dim_k);
   data->k = Buffer(dtype, tokens * dim_k);
   data->v = Buffer(dtype, tokens * dim_v);

@@ -79,10 +79,12 @@ void App::Draw() {
   const ImGuiViewport* const viewport = ImGui::GetMainViewport();
   ImGui::SetNextWindowPos(viewport->WorkPos);
   ImGui::SetNextWindowSize(viewport->WorkSize);
+  ImGui::PushStyleVar(ImGuiStyleVar_WindowRounding, 0);
   ImGui::Begin("panel", nullptr,
                ImGuiWindowFlags_NoDecoration | ImGuiWindowFlags_NoMove | ImGuiWindowFlags_NoSavedSettings);
   DrawPanel(options_.only_panel);
   ImGui::End();
+  ImGui::PopStyleVar();
 }
 
 void App::DrawPanel(const std::string& name) {

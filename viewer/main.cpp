@@ -4,12 +4,13 @@
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <optional>
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/app.h"
 #include "viewer/image.h"
 #include "viewer/shell.h"
-#include "viewer/start_frame.h"
 
 namespace kvscope {
 namespace {
@@ -18,14 +19,14 @@ namespace fs = std::filesystem;
 
 constexpr double kPictureTimeoutSecs = 300;
 constexpr int kSmallestSide = 64, kLargestSide = 16384;
-const std::vector<std::string> kPanels = {"run",      "heatmap",  "overview", "text",
-                                          "timeline", "policies", "curves",   "grid"};
+const std::vector<std::string> kPanels = {"run", "heatmap"};
 
 struct Options {
   std::vector<std::string> files;
   std::string screenshot, panel, size = "1600x1000";
+  std::optional<int> layer, head;
   float scale = 1;
-  bool is_light = false;
+  bool is_light = false, is_linear = false, masks_sinks = false;
 };
 
 // "1600x1000"
@@ -53,11 +54,17 @@ std::string LayoutPath() {
 void Parse(int argc, char** argv, Options& options, CLI::App& app) {
   app.add_option("FILE", options.files, "traces (*.kvtrace.h5) and results of kvscope replay");
   app.add_option("--screenshot", options.screenshot, "write a picture instead of opening a window; needs no display");
-  app.add_option("--panel", options.panel, "the panel in front")->check(CLI::IsMember(kPanels, CLI::ignore_case));
+  app.add_option("--panel", options.panel, "this panel alone: run or heatmap")
+      ->check(CLI::IsMember(kPanels, CLI::ignore_case));
   app.add_option("--size", options.size, "width and height")->capture_default_str();
   app.add_option("--scale", options.scale, "pixels per unit of size; text grows with it")
       ->check(CLI::Range(0.5, 4.0))
       ->capture_default_str();
+  app.add_option("--layer", options.layer, "heatmap: the layer, as the model counts them");
+  app.add_option("--head", options.head, "heatmap: the query head");
+  app.add_flag("--linear", options.is_linear, "heatmap: a linear colour scale instead of a logarithmic one");
+  app.add_flag("--mask-sinks", options.masks_sinks,
+               "heatmap: leave out the first tokens, which often take most weight");
   app.add_flag("--light", options.is_light, "dark ink on light paper");
   app.parse(argc, argv);
 }
@@ -83,12 +90,18 @@ int Run(int argc, char** argv) {
   }
   if (!options.files.empty()) shell.title = fs::path(options.files.front()).filename().string() + " - kvscope";
 
-  StartFrame frame(options.files);
+  App frame({.paths = options.files,
+             .only_panel = options.panel,
+             .layer = options.layer,
+             .head = options.head,
+             .view = {.is_log = !options.is_linear, .masks_sinks = options.masks_sinks}});
   if (options.screenshot.empty()) {
     shell.ini_path = LayoutPath();
     RunWindow(frame, shell);
   } else {
-    WritePng(options.screenshot, RenderOffscreen(frame, shell, kPictureTimeoutSecs));
+    const Image picture = RenderOffscreen(frame, shell, kPictureTimeoutSecs);
+    if (!frame.failure().empty()) throw Error(frame.failure());
+    WritePng(options.screenshot, picture);
     std::cout << options.screenshot << "\n";
   }
   return 0;

@@ -11,16 +11,17 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "viewer/panels.h"
+#include "viewer/theme.h"
 
 namespace kvscope {
 namespace {
 
 // One colour a kind, the same on both axes and in every panel.
 ImVec4 BandColor(const std::string& kind) {
-  if (kind == "needle") return {0.90f, 0.38f, 0.10f, 1};
-  if (kind == "distractor") return {0.55f, 0.55f, 0.55f, 1};
-  if (kind == "question") return {0.20f, 0.55f, 0.90f, 1};
-  return {0.15f, 0.65f, 0.45f, 1};  // answer and others
+  const Palette& palette = CurrentTheme().palette;
+  if (kind == "needle") return ImGui::ColorConvertU32ToFloat4(palette.needle);
+  if (kind == "distractor") return ImGui::ColorConvertU32ToFloat4(palette.faint_ink);
+  return ImGui::ColorConvertU32ToFloat4(kind == "question" ? palette.series[0] : palette.series[2]);
 }
 
 int NumHeads(const PanelContext& context) {
@@ -28,12 +29,51 @@ int NumHeads(const PanelContext& context) {
 }
 
 // A slider over the stored layers or heads that shows their absolute numbers.
-bool StoredSlider(const char* label, int& index, const std::vector<int>& numbers) {
-  ImGui::SetNextItemWidth(ImGui::GetFontSize() * 9);
-  const std::string text = StrCat(label, " ", numbers[index]);
-  return ImGui::SliderInt(StrCat("##", label).c_str(), &index, 0, static_cast<int>(numbers.size()) - 1, text.c_str(),
-                          ImGuiSliderFlags_AlwaysClamp);
+void StoredSlider(const char* label, int& index, const std::vector<int>& numbers) {
+  ImGui::AlignTextToFramePadding();
+  ImGui::TextUnformatted(label);
+  ImGui::SameLine();
+  ImGui::SetNextItemWidth(ImGui::GetFontSize() * 8);
+  ImGui::SliderInt(StrCat("##", label).c_str(), &index, 0, static_cast<int>(numbers.size()) - 1, "",
+                   ImGuiSliderFlags_AlwaysClamp);
+  ImGui::SameLine();
+  ImGui::Text("%-3d", numbers[index]);
+  ImGui::SameLine();
 }
+
+// What an ink means, as a strip with its ends.
+void DrawLegend(const WeightScale& scale, bool is_dark) {
+  constexpr int kSteps = 64;
+  const float em = ImGui::GetFontSize(), width = em * 8, height = em * 0.8f;
+  ImGui::TextDisabled("%.2g", scale.is_log ? scale.WeightOf(0) : 0.0f);
+  ImGui::SameLine();
+  const ImVec2 at = ImGui::GetCursorScreenPos();
+  const float top = at.y + (ImGui::GetFrameHeight() - height) / 2;
+  for (int i = 0; i < kSteps; ++i) {
+    ImGui::GetWindowDrawList()->AddRectFilled(
+        {at.x + width * i / kSteps, top}, {at.x + width * (i + 1) / kSteps + (i + 1 < kSteps ? 1 : 0), top + height},
+        InkColor((i + 0.5) / kSteps, is_dark));
+  }
+  ImGui::Dummy({width, ImGui::GetFrameHeight()});
+  ImGui::SameLine();
+  ImGui::TextDisabled("%.3g", scale.highest);
+}
+
+// Labels along an axis, each in the first line where it does not touch another.
+class LabelLines {
+ public:
+  // The line for a label that takes [begin, end).
+  int LineFor(float begin, float end) {
+    size_t line = 0;
+    while (line < ends_.size() && ends_[line] > begin) ++line;
+    if (line == ends_.size()) ends_.push_back(0);
+    ends_[line] = end;
+    return static_cast<int>(line);
+  }
+
+ private:
+  std::vector<float> ends_;
+};
 
 }  // namespace
 
@@ -51,20 +91,18 @@ void HeatmapPanel::DrawControls(PanelContext& context) {
   view.layer_index = std::clamp(view.layer_index, 0, static_cast<int>(layers.size()) - 1);
   StoredSlider("layer", view.layer_index, layers);
   view.head_index = std::clamp(view.head_index, 0, NumHeads(context) - 1);
-  ImGui::SameLine();
   StoredSlider("head", view.head_index, context.document->reader().info().layers[view.layer_index].heads);
-  ImGui::SameLine();
   ImGui::Checkbox("log", &view.is_log);
   ImGui::SameLine();
   ImGui::Checkbox("mask the sinks", &view.masks_sinks);
   if (ImGui::IsItemHovered())
-    ImGui::SetTooltip("leaves the first %d tokens out, which often take most weight", kSinkTokens);
-  ImGui::SameLine();
-  if (model_.progress() < 1 && model_.image()) {
-    ImGui::TextDisabled("%.0f %% exact, hatched: at least this", 100 * model_.progress());
-  } else {
-    ImGui::TextDisabled("weight up to %.3g", model_.scale().highest);
-  }
+    ImGui::SetTooltip("leaves out the first %d tokens, which often take most weight", kSinkTokens);
+  if (!model_.image()) return;
+  ImGui::SameLine(0, ImGui::GetFontSize() * 2);
+  DrawLegend(model_.scale(), context.is_dark);
+  if (model_.progress() == 1) return;
+  ImGui::SameLine(0, ImGui::GetFontSize() * 2);
+  ImGui::TextDisabled("%.0f %% looked at; hatched: at least this", 100 * model_.progress());
 }
 
 void HeatmapPanel::DrawMap(PanelContext& context) {
@@ -82,35 +120,20 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
   ImPlot::SetupFinish();
 
   const ImVec2 size = ImPlot::GetPlotSize();
-  const ImVec4 ground = ImGui::GetStyleColorVec4(ImGuiCol_WindowBg);
   model_.Update(document, context.view, std::max(1, static_cast<int>(size.x)), std::max(1, static_cast<int>(size.y)),
-                {context.is_dark, ImGui::ColorConvertFloat4ToU32({ground.x, ground.y, ground.z, 1})}, context.jobs);
+                {context.is_dark, CurrentTheme().palette.surface}, context.jobs);
   if (model_.image() && model_.generation() != shown_generation_) {
     texture_.Set(*model_.image());
     shown_generation_ = model_.generation();
   }
-  if (!texture_.IsEmpty() && model_.failure().empty()) {
+  if (texture_.is_set() && model_.failure().empty()) {
     const MapWindow& shown = model_.window();
-    ImPlot::PlotImage("##weights", texture_.Ref(), {double(shown.token_begin), double(shown.query_end)},
-                      {double(shown.token_end), double(shown.query_begin)});
-  }
-  for (const LabelledBand& band : document.bands()) {
-    const ImVec4 color = BandColor(band.kind);
-    const ImU32 line = ImGui::ColorConvertFloat4ToU32({color.x, color.y, color.z, 0.9f});
-    const ImU32 fill = ImGui::ColorConvertFloat4ToU32({color.x, color.y, color.z, 0.10f});
-    const ImVec2 left = ImPlot::PlotToPixels(band.token_begin, 0), right = ImPlot::PlotToPixels(band.token_end, 0);
-    const ImVec2 top = ImPlot::PlotToPixels(0, band.token_begin), bottom = ImPlot::PlotToPixels(0, band.token_end);
-    const ImVec2 corner = ImPlot::GetPlotPos(), end{corner.x + size.x, corner.y + size.y};
     ImPlot::PushPlotClipRect();
-    ImDrawList* const draw = ImPlot::GetPlotDrawList();
-    draw->AddRectFilled({left.x, corner.y}, {std::max(right.x, left.x + 1), end.y}, fill);
-    draw->AddRectFilled({corner.x, top.y}, {end.x, std::max(bottom.y, top.y + 1)}, fill);
-    draw->AddLine({left.x, corner.y}, {left.x, end.y}, line);
-    draw->AddLine({corner.x, top.y}, {end.x, top.y}, line);
-    draw->AddText({left.x + 4, corner.y + 4}, line, band.kind.c_str());
-    draw->AddText({end.x - ImGui::CalcTextSize(band.kind.c_str()).x - 4, top.y + 2}, line, band.kind.c_str());
+    texture_.Draw(*ImPlot::GetPlotDrawList(), ImPlot::PlotToPixels(shown.token_begin, shown.query_begin),
+                  ImPlot::PlotToPixels(shown.token_end, shown.query_end));
     ImPlot::PopPlotClipRect();
   }
+  DrawBands(document.bands());
   if (!model_.failure().empty()) {
     const ImVec2 at = ImPlot::GetPlotPos();
     ImPlot::GetPlotDrawList()->AddText({at.x + 12, at.y + 12}, ImGui::GetColorU32(ImGuiCol_TextDisabled),
@@ -128,6 +151,36 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
     }
   }
   ImPlot::EndPlot();
+}
+
+// On both axes, with their names; over the map, so that they can be followed through it.
+void HeatmapPanel::DrawBands(const std::vector<LabelledBand>& bands) {
+  const ImVec2 from = ImPlot::GetPlotPos(), size = ImPlot::GetPlotSize(), to{from.x + size.x, from.y + size.y};
+  const float line_height = ImGui::GetTextLineHeight();
+  ImDrawList* const draw = ImPlot::GetPlotDrawList();
+  ImPlot::PushPlotClipRect();
+  LabelLines top_lines, side_lines;
+  for (const LabelledBand& band : bands) {
+    const ImVec4 color = BandColor(band.kind);
+    const ImU32 line = ImGui::ColorConvertFloat4ToU32({color.x, color.y, color.z, 0.9f});
+    const ImU32 fill = ImGui::ColorConvertFloat4ToU32({color.x, color.y, color.z, 0.10f});
+    const ImVec2 begin = ImPlot::PlotToPixels(band.token_begin, band.token_begin),
+                 end = ImPlot::PlotToPixels(band.token_end, band.token_end);
+    draw->AddRectFilled({begin.x, from.y}, {std::max(end.x, begin.x + 1), to.y}, fill);
+    draw->AddRectFilled({from.x, begin.y}, {to.x, std::max(end.y, begin.y + 1)}, fill);
+    draw->AddLine({begin.x, from.y}, {begin.x, to.y}, line);
+    draw->AddLine({from.x, begin.y}, {to.x, begin.y}, line);
+    const float width = ImGui::CalcTextSize(band.kind.c_str()).x, x = std::min(begin.x + 4, to.x - width - 4);
+    if (begin.x < to.x && end.x > from.x) {
+      const int label_line = top_lines.LineFor(x, x + width + 6);
+      draw->AddText({x, from.y + 4 + label_line * line_height}, line, band.kind.c_str());
+    }
+    if (begin.y < to.y && end.y > from.y) {
+      const int label_line = side_lines.LineFor(begin.y, begin.y + line_height);
+      draw->AddText({to.x - (width + 8) - label_line * line_height * 7, begin.y + 1}, line, band.kind.c_str());
+    }
+  }
+  ImPlot::PopPlotClipRect();
 }
 
 // The pair under the mouse, exactly.

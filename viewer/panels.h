@@ -31,6 +31,7 @@ class HeatmapPanel {
  private:
   void DrawControls(PanelContext& context);
   void DrawMap(PanelContext& context);
+  void DrawBands(const std::vector<LabelledBand>& bands);
   void DrawHover(const PanelContext& context, int query, int token);
 
   HeatmapModel model_;

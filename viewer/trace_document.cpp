@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "viewer/trace_document.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
@@ -43,10 +44,14 @@ TraceDocument::TraceDocument(std::string path, Jobs& jobs) : path_(std::move(pat
 
 void TraceDocument::Describe() {
   bands_.clear();
-  for (const Segment& segment : reader_->info().segments) {
-    if (segment.role == "question") bands_.push_back({segment.role, segment.token_begin, segment.token_end});
-  }
   for (const Span& span : reader_->info().spans) bands_.push_back({span.kind, span.token_begin, span.token_end});
+  const bool has_question =
+      std::ranges::any_of(bands_, [](const LabelledBand& band) { return band.kind == "question"; });
+  for (const Segment& segment : reader_->info().segments) {
+    if (segment.role == "question" && !has_question)
+      bands_.push_back({segment.role, segment.token_begin, segment.token_end});
+  }
+  std::ranges::stable_sort(bands_, {}, &LabelledBand::token_begin);
   facts_ = SummaryLines(path_, *reader_);
 }
 

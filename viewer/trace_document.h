@@ -32,7 +32,7 @@ class TraceDocument {
   const std::string& failure() const { return failure_; }  // one sentence
   // When ready.
   const TraceReader& reader() const { return *reader_; }
-  const std::vector<LabelledBand>& bands() const { return bands_; }
+  const std::vector<LabelledBand>& bands() const { return bands_; }  // by their first token
   int num_tokens() const { return static_cast<int>(reader_->tokens().ids.size()); }
   bool is_growing() const { return reader_->status() == TraceStatus::kRecording; }
   const std::vector<SummaryLine>& facts() const { return facts_; }

@@ -89,6 +89,8 @@ void ExpectSameRun(const TinyRun& run, const TraceReader& trace) {
       for (size_t kv_head = 0; kv_head < info.kv_heads.size(); ++kv_head) {
         const auto a = memory.ReadKvHead(layer, static_cast<int>(kv_head)),
                    b = trace.ReadKvHead(layer, static_cast<int>(kv_head));
+        EXPECT_EQ(a->head_dim_k, b->head_dim_k);
+        EXPECT_EQ(a->head_dim_v, b->head_dim_v);
         EXPECT_EQ(std::tie(a->num_tokens, a->num_rows, a->group), std::tie(b->num_tokens, b->num_rows, b->group));
         EXPECT_TRUE(SameBytes(a->q, b->q) && SameBytes(a->k, b->k) && SameBytes(a->v, b->v));
         EXPECT_EQ(a->lse, b->lse);

@@ -42,6 +42,45 @@ TEST(ViewProgram, MakesAPictureWithoutADisplay) {
   EXPECT_FALSE(std::filesystem::exists(TempPath("view_state")));
 }
 
+constexpr const char* kTrace = KVSCOPE_SOURCE_DIR "/traces/needle_512.kvtrace.h5";
+
+// How many pixels of a rectangle, in shares of the picture, are darker than half.
+int DarkPixels(const Image& image, double left, double top, double right, double bottom) {
+  int count = 0;
+  for (int y = static_cast<int>(top * image.height); y < static_cast<int>(bottom * image.height); ++y) {
+    for (int x = static_cast<int>(left * image.width); x < static_cast<int>(right * image.width); ++x)
+      count += (image.rgba[size_t(y) * image.width + x] >> 8 & 255) < 128;
+  }
+  return count;
+}
+
+// Head 7 of layer 18 answers by copying: its answer rows look at the needle token by token, a dark diagonal.
+TEST(ViewProgram, TheHeatmapShowsTheNeedleFound) {
+  const std::string picture = TempPath("heatmap.png");
+  const CommandResult result =
+      View(std::string(kTrace) +
+           " --panel heatmap --layer 18 --head 7 --mask-sinks --light --size 1500x950 --screenshot " + picture);
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  const Image image = ReadPng(picture);
+  // Where answer rows 512 to 528 meet needle tokens 246 to 261, and as many tokens to the left of it.
+  const double top = 0.05 + 0.885 * 513 / 528, bottom = 0.05 + 0.885;
+  const double scale = 0.935, needle = 0.049 + scale * 247 / 528, width = scale * 14 / 528;
+  EXPECT_GT(DarkPixels(image, needle, top, needle + width, bottom), 60);
+  EXPECT_LT(DarkPixels(image, needle - 3 * width, top, needle - 2 * width, bottom), 30);
+}
+
+TEST(ViewProgram, SaysWhatCannotBeShown) {
+  const std::string out = " --screenshot " + TempPath("bad.png");
+  for (const auto& [arguments, words] : {std::pair{std::string(kTrace) + " --layer 4", "expected one of 3, 7, 18"},
+                                         {std::string(kTrace) + " --head 9", "expected one of 0, 1, 2"},
+                                         {std::string(KVSCOPE_SOURCE_DIR) + "/README.md", "expected a trace"}}) {
+    const CommandResult result = View(arguments + out);
+    ExpectOneLine(result);
+    EXPECT_THAT(result.output, HasSubstr(words));
+    EXPECT_FALSE(std::filesystem::exists(TempPath("bad.png"))) << arguments;
+  }
+}
+
 TEST(ViewProgram, LightIsLight) {
   const std::string picture = TempPath("view.png");
   ASSERT_EQ(View("--size 200x200 --screenshot " + picture).exit_code, 0);
