@@ -25,15 +25,10 @@ MapWindow WindowOf(const TraceDocument& document, const ViewState& view) {
 
 void HeatmapModel::Update(TraceDocument& document, const ViewState& view, int width, int height,
                           const HeatmapColors& colors, Jobs& jobs) {
-  failure_.clear();
-  if (document.num_tokens() == 0) {
-    failure_ = "no tokens yet";
-    return;
-  }
+  if (document.num_tokens() == 0) return;
   const LayerInfo& layer = document.reader().info().layers[view.layer_index];
   const std::shared_ptr<const KvHeadData> data =
       document.KvHead(view.layer_index, view.head_index / layer.HeadsPerKvHead());
-  failure_ = document.kv_head_failure();
   if (!data || data->num_rows == 0 || data->num_tokens == 0) return;
   Request request{&document, data, view, WindowOf(document, view), width, height, colors};
   request.window.query_end = std::min(request.window.query_end, data->num_tokens);

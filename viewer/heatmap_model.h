@@ -4,7 +4,6 @@
 
 #include <memory>
 #include <optional>
-#include <string>
 
 #include "viewer/heatmap_image.h"
 #include "viewer/jobs.h"
@@ -25,13 +24,12 @@ class HeatmapModel {
   void Update(TraceDocument& document, const ViewState& view, int width, int height, const HeatmapColors& colors,
               Jobs& jobs);
 
-  // The newest picture; its window may be that of a view before. Null at the start and when failure() says why.
+  // The newest picture; its window may be that of a view before. Null at the start.
   std::shared_ptr<const Image> image() const { return image_; }
   int generation() const { return generation_; }  // grows with every picture
   const MapWindow& window() const { return window_; }
   const WeightScale& scale() const { return scale_; }
   double progress() const { return progress_; }  // 1: exact everywhere
-  const std::string& failure() const { return failure_; }
   // Of one pair, exactly; nothing when the query's row is not stored.
   std::optional<float> WeightOf(int query, int token) const;
 
@@ -56,7 +54,6 @@ class HeatmapModel {
   WeightScale scale_;
   int generation_ = 0;
   double progress_ = 0;
-  std::string failure_;
 };
 
 // All queries and tokens, or what the view chose of them.

@@ -107,6 +107,9 @@ void HeatmapPanel::DrawControls(PanelContext& context) {
 
 void HeatmapPanel::DrawMap(PanelContext& context) {
   TraceDocument& document = *context.document;
+  const LayerInfo& layer = document.reader().info().layers[context.view.layer_index];
+  document.KvHead(context.view.layer_index, context.view.head_index / layer.HeadsPerKvHead());
+  if (!document.kv_head_failure().empty()) return CentredText(document.kv_head_failure().c_str());
   const MapWindow window = WindowOf(document, context.view);
   const ImPlotAxisFlags axis = ImPlotAxisFlags_NoGridLines | ImPlotAxisFlags_NoHighlight;
   if (!ImPlot::BeginPlot("##map", {-1, -1}, ImPlotFlags_CanvasOnly)) return;
@@ -126,7 +129,7 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
     texture_.Set(*model_.image());
     shown_generation_ = model_.generation();
   }
-  if (texture_.is_set() && model_.failure().empty()) {
+  if (texture_.is_set()) {
     const MapWindow& shown = model_.window();
     ImPlot::PushPlotClipRect();
     texture_.Draw(*ImPlot::GetPlotDrawList(), ImPlot::PlotToPixels(shown.token_begin, shown.query_begin),
@@ -134,11 +137,6 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
     ImPlot::PopPlotClipRect();
   }
   DrawBands(document.bands());
-  if (!model_.failure().empty()) {
-    const ImVec2 at = ImPlot::GetPlotPos();
-    ImPlot::GetPlotDrawList()->AddText({at.x + 12, at.y + 12}, ImGui::GetColorU32(ImGuiCol_TextDisabled),
-                                       model_.failure().c_str());
-  }
   if (ImPlot::IsPlotHovered()) {
     const ImPlotPoint mouse = ImPlot::GetPlotMousePos();
     DrawHover(context, static_cast<int>(std::floor(mouse.y)), static_cast<int>(std::floor(mouse.x)));

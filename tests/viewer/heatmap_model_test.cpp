@@ -61,7 +61,7 @@ TEST(HeatmapModel, BecomesExactAndFollowsTheView) {
   ViewState view;
   const auto update = [&] { model.Update(document, view, 300, 200, {}, jobs); };
   Settle(jobs, update);
-  ASSERT_TRUE(model.image()) << model.failure();
+  ASSERT_TRUE(model.image()) << document.kv_head_failure();
   EXPECT_EQ(model.image()->width, 300);
   EXPECT_EQ(model.progress(), 1);
   EXPECT_EQ(model.window(), (MapWindow{0, document.num_tokens(), 0, document.num_tokens()}));
