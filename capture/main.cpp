@@ -93,7 +93,6 @@ Work MakeWork(const Flags& flags) {
     work.prompts = SyntheticPrompts(work.config, flags.task.contexts, flags.task.max_new, flags.task.seed);
     return work;
   }
-  if (flags.model.empty()) throw Error("--model is required; see --help");
   const GgufFile gguf = GgufFile::Open(flags.model);
   work.tokenizer = Tokenizer::FromGguf(gguf);
   work.model = LoadModel(gguf);
@@ -129,6 +128,8 @@ DeviceChoice DeviceOf(const Flags& flags) {
 }
 
 void Run(const Flags& flags) {
+  if (flags.model.empty() && flags.synthetic.empty()) throw Error("--model is required; see --help");
+  if (flags.output.empty()) throw Error("--output is required; see --help");
   const DeviceChoice device = DeviceOf(flags);
   if (std::isnan(flags.flush_secs)) throw Error("--flush-secs: expected a number from 0.01 to 3600, found nan");
   Work work = MakeWork(flags);
@@ -209,7 +210,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"f16", "bf16"}))
       ->capture_default_str();
   app.add_flag("--force", flags.force, "overwrite");
-  app.add_option("-o,--output", flags.output, "trace file, or a folder for a grid")->required();
+  app.add_option("-o,--output", flags.output, "trace file, or a folder for a grid");
   try {
     app.parse(argc, argv);
     kvscope::Run(flags);

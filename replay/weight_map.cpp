@@ -22,15 +22,6 @@ void RaiseTo(float& cell, float value) {
   }
 }
 
-// A row of q or k, as f32.
-void ReadRow(const Buffer& rows, size_t at, std::span<float> row) {
-  if (rows.dtype() == DType::kF16) {
-    FloatsFromHalves(rows.halves().subspan(at, row.size()), row);
-  } else {
-    std::copy_n(rows.floats().begin() + static_cast<int64_t>(at), row.size(), row.begin());
-  }
-}
-
 // Which of `count` equal parts each of the positions 0 .. size-1 lies in, with the borders that Border gives.
 std::vector<int> PartOf(int size, int count) {
   std::vector<int> part(size);
@@ -44,12 +35,20 @@ std::vector<int> PartOf(int size, int count) {
 
 }  // namespace
 
+void ReadHeadRow(const Buffer& rows, size_t at, std::span<float> row) {
+  if (rows.dtype() == DType::kF16) {
+    FloatsFromHalves(rows.halves().subspan(at, row.size()), row);
+  } else {
+    std::copy_n(rows.floats().begin() + static_cast<int64_t>(at), row.size(), row.begin());
+  }
+}
+
 float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale) {
   const int dim = data.head_dim_k;
   const size_t stored = static_cast<size_t>(member) * data.num_rows + row;
   std::vector<float> q(dim), k(dim);
-  ReadRow(data.q, stored * dim, q);
-  ReadRow(data.k, static_cast<size_t>(token) * dim, k);
+  ReadHeadRow(data.q, stored * dim, q);
+  ReadHeadRow(data.k, static_cast<size_t>(token) * dim, k);
   float score = 0;
   for (int i = 0; i < dim; ++i) score += q[i] * k[i];
   return std::exp(score * scale - data.lse[stored]);
@@ -125,7 +124,7 @@ void WeightMap::Look(std::span<const int> query_rows, std::span<const int> tiles
   std::vector<float> q(static_cast<size_t>(num_rows) * dim);
   for (int i = 0; i < num_rows; ++i) {
     const size_t row = static_cast<size_t>(member_) * data_->num_rows + query_rows[i];
-    ReadRow(data_->q, row * dim, std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
+    ReadHeadRow(data_->q, row * dim, std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
   }
   const int last_query = q_token_[*std::max_element(query_rows.begin(), query_rows.end())];
   // A tile's panels are made by whoever comes to it: no two threads share a tile.

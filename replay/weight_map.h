@@ -26,6 +26,9 @@ struct TokenBand {
 // Of stored row `row` of a query head and a token that it sees.
 float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale);
 
+// Elements [at, at + row.size()) of q or k, as f32.
+void ReadHeadRow(const Buffer& rows, size_t at, std::span<float> row);
+
 class WeightMap {
  public:
   // Query head `member` of the KV head's group; q_token are the tokens of its stored rows, ascending. At most `rows`

@@ -91,6 +91,10 @@ void App::DrawPanel(const std::string& name) {
   PanelContext context{documents_[current_].get(), view_, jobs_, CurrentTheme().is_dark};
   if (name == "run") {
     DrawRunPanel(context);
+  } else if (name == "overview") {
+    overview_.Draw(context);
+  } else if (name == "text") {
+    text_.Draw(context);
   } else {
     heatmap_.Draw(context);
   }
@@ -98,14 +102,16 @@ void App::DrawPanel(const std::string& name) {
 
 void App::DrawDocked() {
   const ImGuiID dock = ImGui::DockSpaceOverViewport();
-  // The first time: what was run on the left, the heatmap beside it.
+  // The first time: what was run and its heads on the left, the heatmap beside it.
   if (const ImGuiDockNode* const node = ImGui::DockBuilderGetNode(dock); !node || node->IsEmpty()) {
     ImGui::DockBuilderRemoveNode(dock);
     ImGui::DockBuilderAddNode(dock, ImGuiDockNodeFlags_DockSpace);
     ImGui::DockBuilderSetNodeSize(dock, ImGui::GetMainViewport()->WorkSize);
     ImGuiID right = 0;
-    const ImGuiID left = ImGui::DockBuilderSplitNode(dock, ImGuiDir_Left, 0.30f, nullptr, &right);
+    const ImGuiID left = ImGui::DockBuilderSplitNode(dock, ImGuiDir_Left, 0.34f, nullptr, &right);
+    ImGui::DockBuilderDockWindow("Overview", left);
     ImGui::DockBuilderDockWindow("Run", left);
+    ImGui::DockBuilderDockWindow("Text", right);
     ImGui::DockBuilderDockWindow("Heatmap", right);
     ImGui::DockBuilderFinish(dock);
   }
@@ -124,6 +130,10 @@ void App::DrawDocked() {
     }
     DrawPanel("run");
   }
+  ImGui::End();
+  if (ImGui::Begin("Overview")) DrawPanel("overview");
+  ImGui::End();
+  if (ImGui::Begin("Text")) DrawPanel("text");
   ImGui::End();
   if (ImGui::Begin("Heatmap")) DrawPanel("heatmap");
   ImGui::End();

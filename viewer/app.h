@@ -15,7 +15,7 @@ namespace kvscope {
 
 struct AppOptions {
   std::vector<std::string> paths;
-  std::string only_panel;          // "run", "heatmap"; empty: all, docked
+  std::string only_panel;          // "run", "overview", "text", "heatmap"; empty: all, docked
   std::optional<int> layer, head;  // absolute numbers, for the first trace
   ViewState view{};
 };
@@ -42,6 +42,8 @@ class App final : public Frame {
   size_t current_ = 0;
   double next_follow_ = 0;
   StartFrame start_;
+  OverviewPanel overview_;
+  TextPanel text_;
   HeatmapPanel heatmap_;
   Jobs jobs_;  // last: its threads end before what they work on
 };

@@ -137,6 +137,14 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
     ImPlot::PopPlotClipRect();
   }
   DrawBands(document.bands());
+  if (const int marked = context.view.marked_token; marked >= 0) {
+    ImPlot::PushPlotClipRect();
+    const ImVec2 from = ImPlot::GetPlotPos(), at = ImPlot::PlotToPixels(marked + 0.5, marked + 0.5);
+    const ImU32 color = CurrentTheme().palette.accent;
+    ImPlot::GetPlotDrawList()->AddLine({at.x, from.y}, {at.x, from.y + size.y}, color);
+    ImPlot::GetPlotDrawList()->AddLine({from.x, at.y}, {from.x + size.x, at.y}, color);
+    ImPlot::PopPlotClipRect();
+  }
   if (ImPlot::IsPlotHovered()) {
     const ImPlotPoint mouse = ImPlot::GetPlotMousePos();
     DrawHover(context, static_cast<int>(std::floor(mouse.y)), static_cast<int>(std::floor(mouse.x)));

@@ -3,8 +3,12 @@
 // HDF5.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "viewer/heatmap_model.h"
 #include "viewer/jobs.h"
+#include "viewer/overview_model.h"
 #include "viewer/texture.h"
 #include "viewer/trace_document.h"
 #include "viewer/view_state.h"
@@ -23,6 +27,49 @@ bool HasTrace(const PanelContext& context);
 void CentredText(const char* text);
 
 void DrawRunPanel(PanelContext& context);
+
+class OverviewPanel {
+ public:
+  void Draw(PanelContext& context);
+
+ private:
+  void DrawThumbs(PanelContext& context);
+
+  OverviewModel model_;
+  Texture texture_;
+  int shown_generation_ = 0;
+};
+// A head's name is marked when question and answer give the needle at least so much of their weight.
+inline constexpr float kFindsNeedle = 0.1f;
+
+class TextPanel {
+ public:
+  void Draw(PanelContext& context);
+
+ private:
+  struct Request {
+    const TraceDocument* document = nullptr;
+    std::shared_ptr<const KvHeadData> data;
+    int layer_index = 0, head_index = 0;
+    friend bool operator==(const Request&, const Request&) = default;
+  };
+  void Update(PanelContext& context);
+  void LayOut(const TraceDocument& document, float width);
+  void DrawTokens(PanelContext& context);
+
+  Request request_;
+  std::vector<float> relevance_;  // [token]: what question and answer give it
+  float highest_ = 0;             // beyond the sinks
+  // Where tokens stand: line of each, x of each, and the first token of each line.
+  const TraceDocument* laid_out_ = nullptr;
+  float width_ = 0, font_size_ = 0;
+  int num_tokens_ = 0;
+  std::vector<std::string> texts_;
+  std::vector<float> x_, text_width_;
+  std::vector<int> line_first_;
+  std::string search_;
+  int scroll_to_ = -1;  // token
+};
 
 class HeatmapPanel {
  public:

@@ -8,12 +8,16 @@
 
 namespace kvscope {
 
+enum class HeadOrder { kLayer, kNeedle, kEntropy, kSink, kLocal };  // of the overview
+
 struct ViewState {
   int layer_index = 0;  // of those recorded
   int head_index = 0;   // of the layer's stored query heads
   bool is_log = true;   // the colour scale
   bool masks_sinks = false;
-  MapWindow window{};  // of the heatmap; empty: all
+  HeadOrder head_order = HeadOrder::kLayer;
+  int marked_token = -1;  // in every panel; -1: none
+  MapWindow window{};     // of the heatmap; empty: all
   friend bool operator==(const ViewState&, const ViewState&) = default;
 };
 

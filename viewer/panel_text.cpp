@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// The run as text, each token on what question and answer give it: what did this head read? A click marks a token in
+// every panel; the search goes from hit to hit.
+#include <imgui.h>
+#include <misc/cpp/imgui_stdlib.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "viewer/panels.h"
+#include "viewer/theme.h"
+
+namespace kvscope {
+namespace {
+
+constexpr const char* kSlot = "text";
+constexpr int kLastRows = 32;  // that ask when no question or answer is marked
+
+std::vector<TokenBand> AskersOf(const TraceDocument& document) {
+  std::vector<TokenBand> askers;
+  for (const LabelledBand& band : document.bands()) {
+    if (band.kind == "question" || band.kind == "answer") askers.push_back({band.token_begin, band.token_end});
+  }
+  if (askers.empty()) askers.push_back({std::max(0, document.num_tokens() - kLastRows), document.num_tokens()});
+  return askers;
+}
+
+// One line break ends a line; what a font cannot draw is written out.
+std::string TextOf(const std::string& piece) {
+  std::string text;
+  for (const char c : piece) {
+    if (c != '\n') text += c;
+  }
+  return Escape(text);
+}
+
+}  // namespace
+
+void TextPanel::Draw(PanelContext& context) {
+  if (!HasTrace(context)) return;
+  const TraceDocument& document = *context.document;
+  if (document.num_tokens() == 0) return CentredText("No tokens yet.");
+  Update(context);
+
+  ImGui::SetNextItemWidth(ImGui::GetFontSize() * 14);
+  const bool wants_next = ImGui::InputTextWithHint("##search", "search, Enter for the next", &search_,
+                                                   ImGuiInputTextFlags_EnterReturnsTrue);
+  if (wants_next && !search_.empty()) {
+    const auto& pieces = document.reader().tokens().pieces;
+    const int count = document.num_tokens(), start = std::max(-1, context.view.marked_token);
+    for (int i = 1; i <= count; ++i) {
+      const int token = (start + i) % count;
+      // A hit may begin in this token and end in others.
+      std::string text;
+      for (int next = token; next < count && text.size() < search_.size() + pieces[token].size(); ++next)
+        text += pieces[next];
+      const size_t at = text.find(search_);
+      if (at == std::string::npos || at >= pieces[token].size()) continue;
+      context.view.marked_token = scroll_to_ = token;
+      break;
+    }
+    ImGui::SetKeyboardFocusHere(-1);
+  }
+  ImGui::SameLine();
+  const LayerInfo& layer =
+      document.reader().info().layers.empty() ? LayerInfo{} : document.reader().info().layers[context.view.layer_index];
+  if (!document.kv_head_failure().empty()) {
+    ImGui::TextDisabled("%s", document.kv_head_failure().c_str());
+  } else if (!layer.heads.empty()) {
+    ImGui::TextDisabled("what layer %d, head %d gives each token from question and answer, up to %.3g", layer.layer,
+                        layer.heads[context.view.head_index], highest_);
+  }
+  if (ImGui::BeginChild("tokens")) DrawTokens(context);
+  ImGui::EndChild();
+}
+
+void TextPanel::Update(PanelContext& context) {
+  TraceDocument& document = *context.document;
+  const auto& layers = document.reader().info().layers;
+  if (layers.empty()) return;
+  ViewState& view = context.view;
+  view.layer_index = std::clamp(view.layer_index, 0, static_cast<int>(layers.size()) - 1);
+  const LayerInfo& layer = layers[view.layer_index];
+  view.head_index = std::clamp(view.head_index, 0, static_cast<int>(layer.heads.size()) - 1);
+  const auto data = document.KvHead(view.layer_index, view.head_index / layer.HeadsPerKvHead());
+  const Request request{&document, data, view.layer_index, view.head_index};
+  if (!data || request == request_) return;
+  request_ = request;
+  context.jobs.Start(kSlot,
+                     [this, data, askers = AskersOf(document), q_token = document.reader().q_token(view.layer_index),
+                      member = view.head_index % layer.HeadsPerKvHead(),
+                      scale = layer.scale](const std::atomic<bool>& is_cancelled) -> Jobs::Finish {
+                       std::vector<float> means = MeanWeights(*data, q_token, member, scale, askers, is_cancelled);
+                       return [this, means] {
+                         relevance_ = means;
+                         highest_ = 0;
+                         for (size_t token = kSinkTokens; token < means.size(); ++token)
+                           highest_ = std::max(highest_, means[token]);
+                       };
+                     });
+}
+
+void TextPanel::LayOut(const TraceDocument& document, float width) {
+  const float font_size = ImGui::GetFontSize();
+  if (laid_out_ == &document && width_ == width && font_size_ == font_size && num_tokens_ == document.num_tokens())
+    return;
+  laid_out_ = &document, width_ = width, font_size_ = font_size, num_tokens_ = document.num_tokens();
+  texts_.clear(), x_.clear(), text_width_.clear();
+  line_first_ = {0};
+  float x = 0;
+  for (int token = 0; token < num_tokens_; ++token) {
+    const std::string& piece = document.reader().tokens().pieces[token];
+    texts_.push_back(TextOf(piece));
+    const float text_width = std::max(ImGui::CalcTextSize(texts_.back().c_str()).x, font_size * 0.25f);
+    if (x > 0 && x + text_width > width) {
+      line_first_.push_back(token);
+      x = 0;
+    }
+    x_.push_back(x);
+    text_width_.push_back(text_width);
+    x += text_width;
+    if (piece.find('\n') != std::string::npos && token + 1 < num_tokens_) {
+      line_first_.push_back(token + 1);
+      x = 0;
+    }
+  }
+}
+
+void TextPanel::DrawTokens(PanelContext& context) {
+  const TraceDocument& document = *context.document;
+  LayOut(document, ImGui::GetContentRegionAvail().x - ImGui::GetStyle().ScrollbarSize);
+  const Palette& palette = CurrentTheme().palette;
+  const float height = ImGui::GetTextLineHeight() * 1.45f, text_height = ImGui::GetTextLineHeight();
+  if (scroll_to_ >= 0) {
+    const auto line = std::upper_bound(line_first_.begin(), line_first_.end(), scroll_to_) - line_first_.begin() - 1;
+    ImGui::SetScrollY(std::max(0.0f, static_cast<float>(line) * height - ImGui::GetWindowHeight() / 3));
+    scroll_to_ = -1;
+  }
+  const WeightScale scale{true, highest_};
+  ImDrawList* const draw = ImGui::GetWindowDrawList();
+  ImGuiListClipper clipper;
+  clipper.Begin(static_cast<int>(line_first_.size()), height);
+  while (clipper.Step()) {
+    for (int line = clipper.DisplayStart; line < clipper.DisplayEnd; ++line) {
+      const ImVec2 start = ImGui::GetCursorScreenPos();
+      const int end = line + 1 < static_cast<int>(line_first_.size()) ? line_first_[line + 1] : num_tokens_;
+      for (int token = line_first_[line]; token < end; ++token) {
+        const ImVec2 from{start.x + x_[token], start.y}, to{from.x + text_width_[token], from.y + text_height};
+        ImU32 ink = palette.ink;
+        if (token < static_cast<int>(relevance_.size()) && highest_ > 0) {
+          const double amount = scale.InkOf(relevance_[token]);
+          draw->AddRectFilled({from.x, from.y - 1}, {to.x, to.y + 1}, InkColor(amount * 0.85, context.is_dark));
+          // Ink that can be read on it.
+          if (amount > 0.5) ink = context.is_dark ? 0xff16181c : 0xffffffff;
+        }
+        draw->AddText(from, ink, texts_[token].c_str());
+        for (const LabelledBand& band : document.bands()) {
+          if (token < band.token_begin || token >= band.token_end || band.kind == "needle_value") continue;
+          const ImU32 color = band.kind == "needle" ? palette.needle : palette.series[band.kind == "question" ? 0 : 2];
+          draw->AddRectFilled({from.x, to.y + 1}, {to.x, to.y + 3}, color);
+        }
+        if (token == context.view.marked_token)
+          draw->AddRect({from.x - 1, from.y - 2}, {to.x + 1, to.y + 4}, palette.accent, 2.0f, 2.0f);
+        if (ImGui::IsWindowHovered() && ImGui::IsMouseHoveringRect(from, to)) {
+          ImGui::BeginTooltip();
+          ImGui::Text("token %d  \"%s\"", token, Escape(document.reader().tokens().pieces[token]).c_str());
+          if (token < static_cast<int>(relevance_.size())) ImGui::Text("mean weight %.4g", relevance_[token]);
+          ImGui::EndTooltip();
+          if (ImGui::IsMouseClicked(ImGuiMouseButton_Left))
+            context.view.marked_token = context.view.marked_token == token ? -1 : token;
+        }
+      }
+      ImGui::Dummy({1, height - ImGui::GetStyle().ItemSpacing.y});
+    }
+  }
+}
+
+}  // namespace kvscope
