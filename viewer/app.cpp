@@ -39,7 +39,7 @@ void App::DroppedFiles(std::vector<std::string> paths) {
 }
 
 bool App::IsBusy() const {
-  return jobs_.IsBusy() || std::any_of(documents_.begin(), documents_.end(), [](const auto& document) {
+  return is_moving_ || jobs_.IsBusy() || std::any_of(documents_.begin(), documents_.end(), [](const auto& document) {
            return document->state() == TraceDocument::State::kReady && document->is_growing();
          });
 }
@@ -68,6 +68,7 @@ void App::ChooseAskedFor() {
 }
 
 void App::Draw() {
+  is_moving_ = false;
   jobs_.Deliver();
   ChooseAskedFor();
   if (ImGui::GetTime() >= next_follow_) {
@@ -88,13 +89,15 @@ void App::Draw() {
 }
 
 void App::DrawPanel(const std::string& name) {
-  PanelContext context{documents_[current_].get(), view_, jobs_, CurrentTheme().is_dark};
+  PanelContext context{documents_[current_].get(), view_, jobs_, CurrentTheme().is_dark, &is_moving_};
   if (name == "run") {
     DrawRunPanel(context);
   } else if (name == "overview") {
     overview_.Draw(context);
   } else if (name == "text") {
     text_.Draw(context);
+  } else if (name == "timeline") {
+    timeline_.Draw(context);
   } else {
     heatmap_.Draw(context);
   }
@@ -111,6 +114,8 @@ void App::DrawDocked() {
     const ImGuiID left = ImGui::DockBuilderSplitNode(dock, ImGuiDir_Left, 0.34f, nullptr, &right);
     ImGui::DockBuilderDockWindow("Overview", left);
     ImGui::DockBuilderDockWindow("Run", left);
+    const ImGuiID below = ImGui::DockBuilderSplitNode(right, ImGuiDir_Down, 0.30f, nullptr, &right);
+    ImGui::DockBuilderDockWindow("Timeline", below);
     ImGui::DockBuilderDockWindow("Text", right);
     ImGui::DockBuilderDockWindow("Heatmap", right);
     ImGui::DockBuilderFinish(dock);
@@ -132,6 +137,8 @@ void App::DrawDocked() {
   }
   ImGui::End();
   if (ImGui::Begin("Overview")) DrawPanel("overview");
+  ImGui::End();
+  if (ImGui::Begin("Timeline")) DrawPanel("timeline");
   ImGui::End();
   if (ImGui::Begin("Text")) DrawPanel("text");
   ImGui::End();

@@ -15,7 +15,7 @@ namespace kvscope {
 
 struct AppOptions {
   std::vector<std::string> paths;
-  std::string only_panel;          // "run", "overview", "text", "heatmap"; empty: all, docked
+  std::string only_panel;          // "run", "overview", "text", "timeline", "heatmap"; empty: all, docked
   std::optional<int> layer, head;  // absolute numbers, for the first trace
   ViewState view{};
 };
@@ -41,9 +41,11 @@ class App final : public Frame {
   std::vector<std::unique_ptr<TraceDocument>> documents_;
   size_t current_ = 0;
   double next_follow_ = 0;
+  bool is_moving_ = false;  // a panel plays
   StartFrame start_;
   OverviewPanel overview_;
   TextPanel text_;
+  TimelinePanel timeline_;
   HeatmapPanel heatmap_;
   Jobs jobs_;  // last: its threads end before what they work on
 };

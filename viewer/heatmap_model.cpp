@@ -31,6 +31,10 @@ void HeatmapModel::Update(TraceDocument& document, const ViewState& view, int wi
       document.KvHead(view.layer_index, view.head_index / layer.HeadsPerKvHead());
   if (!data || data->num_rows == 0 || data->num_tokens == 0) return;
   Request request{&document, data, view, WindowOf(document, view), width, height, colors};
+  request.view = {.layer_index = view.layer_index,
+                  .head_index = view.head_index,
+                  .is_log = view.is_log,
+                  .masks_sinks = view.masks_sinks};  // the rest does not change the picture
   request.window.query_end = std::min(request.window.query_end, data->num_tokens);
   request.window.token_end = std::min(request.window.token_end, data->num_tokens);
   if (request.window.query_begin >= request.window.query_end || request.window.token_begin >= request.window.token_end)

@@ -19,12 +19,13 @@ namespace fs = std::filesystem;
 
 constexpr double kPictureTimeoutSecs = 300;
 constexpr int kSmallestSide = 64, kLargestSide = 16384;
-const std::vector<std::string> kPanels = {"run", "overview", "text", "heatmap"};
+const std::vector<std::string> kPanels = {"run", "overview", "text", "timeline", "heatmap"};
 
 struct Options {
   std::vector<std::string> files;
   std::string screenshot, panel, size = "1600x1000";
   std::optional<int> layer, head;
+  int step = 0;
   float scale = 1;
   bool is_light = false, is_linear = false, masks_sinks = false;
 };
@@ -54,7 +55,7 @@ std::string LayoutPath() {
 void Parse(int argc, char** argv, Options& options, CLI::App& app) {
   app.add_option("FILE", options.files, "traces (*.kvtrace.h5) and results of kvscope replay");
   app.add_option("--screenshot", options.screenshot, "write a picture instead of opening a window; needs no display");
-  app.add_option("--panel", options.panel, "this panel alone: run, overview, text or heatmap")
+  app.add_option("--panel", options.panel, "this panel alone: run, overview, text, timeline or heatmap")
       ->check(CLI::IsMember(kPanels, CLI::ignore_case));
   app.add_option("--size", options.size, "width and height")->capture_default_str();
   app.add_option("--scale", options.scale, "pixels per unit of size; text grows with it")
@@ -62,6 +63,7 @@ void Parse(int argc, char** argv, Options& options, CLI::App& app) {
       ->capture_default_str();
   app.add_option("--layer", options.layer, "heatmap: the layer, as the model counts them");
   app.add_option("--head", options.head, "heatmap: the query head");
+  app.add_option("--step", options.step, "timeline: the decode step")->check(CLI::Range(0, 1 << 30));
   app.add_flag("--linear", options.is_linear, "heatmap: a linear colour scale instead of a logarithmic one");
   app.add_flag("--mask-sinks", options.masks_sinks,
                "heatmap: leave out the first tokens, which often take most weight");
@@ -94,7 +96,7 @@ int Run(int argc, char** argv) {
              .only_panel = options.panel,
              .layer = options.layer,
              .head = options.head,
-             .view = {.is_log = !options.is_linear, .masks_sinks = options.masks_sinks}});
+             .view = {.is_log = !options.is_linear, .masks_sinks = options.masks_sinks, .step = options.step}});
   if (options.screenshot.empty()) {
     shell.ini_path = LayoutPath();
     RunWindow(frame, shell);

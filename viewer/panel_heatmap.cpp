@@ -16,14 +16,6 @@
 namespace kvscope {
 namespace {
 
-// One colour a kind, the same on both axes and in every panel.
-ImVec4 BandColor(const std::string& kind) {
-  const Palette& palette = CurrentTheme().palette;
-  if (kind == "needle") return ImGui::ColorConvertU32ToFloat4(palette.needle);
-  if (kind == "distractor") return ImGui::ColorConvertU32ToFloat4(palette.faint_ink);
-  return ImGui::ColorConvertU32ToFloat4(kind == "question" ? palette.series[0] : palette.series[2]);
-}
-
 int NumHeads(const PanelContext& context) {
   return static_cast<int>(context.document->reader().info().layers[context.view.layer_index].heads.size());
 }
@@ -167,7 +159,7 @@ void HeatmapPanel::DrawBands(const std::vector<LabelledBand>& bands) {
   ImPlot::PushPlotClipRect();
   LabelLines top_lines, side_lines;
   for (const LabelledBand& band : bands) {
-    const ImVec4 color = BandColor(band.kind);
+    const ImVec4 color = ImGui::ColorConvertU32ToFloat4(BandColor(band.kind));
     const ImU32 line = ImGui::ColorConvertFloat4ToU32({color.x, color.y, color.z, 0.9f});
     const ImU32 fill = ImGui::ColorConvertFloat4ToU32({color.x, color.y, color.z, 0.10f});
     const ImVec2 begin = ImPlot::PlotToPixels(band.token_begin, band.token_begin),

@@ -3,6 +3,7 @@
 #include <imgui.h>
 
 #include "viewer/panels.h"
+#include "viewer/theme.h"
 
 namespace kvscope {
 
@@ -14,6 +15,13 @@ void CentredText(const char* text) {
   ImGui::PushTextWrapPos(ImGui::GetCursorPosX() + wrap);
   ImGui::TextDisabled("%s", text);
   ImGui::PopTextWrapPos();
+}
+
+uint32_t BandColor(const std::string& kind) {
+  const Palette& palette = CurrentTheme().palette;
+  if (kind.starts_with("needle")) return palette.needle;
+  if (kind == "distractor") return palette.faint_ink;
+  return kind == "question" ? palette.series[0] : palette.series[2];
 }
 
 bool HasTrace(const PanelContext& context) {

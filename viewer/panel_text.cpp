@@ -158,8 +158,7 @@ void TextPanel::DrawTokens(PanelContext& context) {
         draw->AddText(from, ink, texts_[token].c_str());
         for (const LabelledBand& band : document.bands()) {
           if (token < band.token_begin || token >= band.token_end || band.kind == "needle_value") continue;
-          const ImU32 color = band.kind == "needle" ? palette.needle : palette.series[band.kind == "question" ? 0 : 2];
-          draw->AddRectFilled({from.x, to.y + 1}, {to.x, to.y + 3}, color);
+          draw->AddRectFilled({from.x, to.y + 1}, {to.x, to.y + 3}, BandColor(band.kind));
         }
         if (token == context.view.marked_token)
           draw->AddRect({from.x - 1, from.y - 2}, {to.x + 1, to.y + 4}, palette.accent, 2.0f, 2.0f);

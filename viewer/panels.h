@@ -15,11 +15,15 @@
 
 namespace kvscope {
 
+// One colour a kind of band, the same in every panel; 0xAABBGGRR.
+uint32_t BandColor(const std::string& kind);
+
 struct PanelContext {
   TraceDocument* document = nullptr;  // null: no file is open
   ViewState& view;
   Jobs& jobs;
   bool is_dark = true;
+  bool* wants_frames = nullptr;  // set by a panel that moves by itself
 };
 
 // For a panel that needs a trace: draws why there is none to show and returns false.
@@ -69,6 +73,29 @@ class TextPanel {
   std::vector<int> line_first_;
   std::string search_;
   int scroll_to_ = -1;  // token
+};
+
+class TimelinePanel {
+ public:
+  void Draw(PanelContext& context);
+
+ private:
+  struct Request {
+    const TraceDocument* document = nullptr;
+    std::shared_ptr<const KvHeadData> data;
+    int layer_index = 0, head_index = 0, query = 0;
+    friend bool operator==(const Request&, const Request&) = default;
+  };
+  void Play(PanelContext& context, int num_steps);
+  void Update(PanelContext& context, int query);
+  void DrawStep(const PanelContext& context, const StepInfo& step, int query);
+  void DrawRow(const PanelContext& context, int query);
+
+  Request request_;
+  std::vector<float> row_;  // [query + 1] weights of the step's token
+  bool is_playing_ = false;
+  float steps_per_sec_ = 4;
+  double due_ = 0;  // when the next step is shown
 };
 
 class HeatmapPanel {

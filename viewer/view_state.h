@@ -16,6 +16,7 @@ struct ViewState {
   bool is_log = true;   // the colour scale
   bool masks_sinks = false;
   HeadOrder head_order = HeadOrder::kLayer;
+  int step = 0;           // of decoding, in the timeline
   int marked_token = -1;  // in every panel; -1: none
   MapWindow window{};     // of the heatmap; empty: all
   friend bool operator==(const ViewState&, const ViewState&) = default;

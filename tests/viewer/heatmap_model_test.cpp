@@ -76,8 +76,9 @@ TEST(HeatmapModel, BecomesExactAndFollowsTheView) {
   EXPECT_EQ(model.window(), view.window);
   EXPECT_NE(before.rgba, model.image()->rgba);
   const int generation = model.generation();
+  view.step = 3, view.marked_token = 7;
   Settle(jobs, update);
-  EXPECT_EQ(model.generation(), generation) << "nothing changed, nothing was done";
+  EXPECT_EQ(model.generation(), generation) << "nothing that it shows changed, nothing was done";
 }
 
 TEST(Jobs, DeliversTheNewestOfASlotOnly) {

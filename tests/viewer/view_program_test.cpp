@@ -69,6 +69,19 @@ TEST(ViewProgram, TheHeatmapShowsTheNeedleFound) {
   EXPECT_LT(DarkPixels(image, needle - 3 * width, top, needle - 2 * width, bottom), 30);
 }
 
+TEST(ViewProgram, EveryPanelMakesAPictureOfItsOwn) {
+  std::set<std::vector<uint32_t>> pictures;
+  for (const char* panel : {"run", "overview", "text", "timeline --step 3", "timeline --step 9", "heatmap"}) {
+    const std::string picture = TempPath("panel.png");
+    const CommandResult result =
+        View(std::string(kTrace) + " --layer 18 --head 7 --size 800x500 --screenshot " + picture + " --panel " + panel);
+    ASSERT_EQ(result.exit_code, 0) << panel << ": " << result.output;
+    const Image image = ReadPng(picture);
+    EXPECT_GT(std::set(image.rgba.begin(), image.rgba.end()).size(), 40u) << panel;
+    EXPECT_TRUE(pictures.insert(image.rgba).second) << panel << " looks like another";
+  }
+}
+
 TEST(ViewProgram, SaysWhatCannotBeShown) {
   const std::string out = " --screenshot " + TempPath("bad.png");
   for (const auto& [arguments, words] : {std::pair{std::string(kTrace) + " --layer 4", "expected one of 3, 7, 18"},

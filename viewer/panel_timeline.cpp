@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decoding step by step: the token that was fed back, what else the model might have said, and what the chosen head
+// looked at meanwhile.
+#include <imgui.h>
+#include <implot.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "replay/head_overview.h"
+#include "viewer/panels.h"
+#include "viewer/theme.h"
+
+namespace kvscope {
+namespace {
+
+constexpr const char* kSlot = "timeline";
+constexpr float kLeastWeight = 1e-6f;  // the foot of the logarithmic axis
+
+}  // namespace
+
+void TimelinePanel::Draw(PanelContext& context) {
+  if (!HasTrace(context)) return;
+  const TraceReader& reader = context.document->reader();
+  const int num_steps = static_cast<int>(reader.steps().size());
+  if (num_steps == 0) return CentredText("This run has no decode steps: it ended with the prompt.");
+  Play(context, num_steps);
+  const int query = std::min(reader.info().prompt_tokens + context.view.step, context.document->num_tokens() - 1);
+  if (ImGui::BeginTable("step", 2, ImGuiTableFlags_Resizable)) {
+    ImGui::TableSetupColumn("token", ImGuiTableColumnFlags_WidthFixed, ImGui::GetFontSize() * 17);
+    ImGui::TableSetupColumn("row", ImGuiTableColumnFlags_WidthStretch);
+    ImGui::TableNextRow();
+    ImGui::TableNextColumn();
+    DrawStep(context, reader.steps()[context.view.step], query);
+    ImGui::TableNextColumn();
+    DrawRow(context, query);
+    ImGui::EndTable();
+  }
+}
+
+void TimelinePanel::Play(PanelContext& context, int num_steps) {
+  int& step = context.view.step;
+  step = std::clamp(step, 0, num_steps - 1);
+  if (ImGui::Button(is_playing_ ? "Pause" : "Play ", {ImGui::GetFontSize() * 4, 0})) {
+    is_playing_ = !is_playing_;
+    if (is_playing_ && step == num_steps - 1) step = 0;
+    due_ = ImGui::GetTime() + 1 / steps_per_sec_;
+  }
+  ImGui::SameLine();
+  ImGui::SetNextItemWidth(ImGui::GetContentRegionAvail().x - ImGui::GetFontSize() * 11);
+  const std::string text = StrCat("step ", step, " of ", num_steps);
+  if (ImGui::SliderInt("##step", &step, 0, num_steps - 1, text.c_str(), ImGuiSliderFlags_AlwaysClamp))
+    is_playing_ = false;
+  ImGui::SameLine();
+  ImGui::SetNextItemWidth(ImGui::GetFontSize() * 9);
+  ImGui::SliderFloat("##speed", &steps_per_sec_, 0.5f, 60, "%.1f steps/s", ImGuiSliderFlags_Logarithmic);
+  if (!is_playing_) return;
+  if (ImGui::GetTime() >= due_) {
+    due_ = std::max(due_ + 1 / steps_per_sec_, ImGui::GetTime());
+    if (++step == num_steps) {
+      step = num_steps - 1;
+      is_playing_ = false;
+    }
+  }
+  if (context.wants_frames) *context.wants_frames = true;
+}
+
+// The token fed back at this step and what the model gave it and others.
+void TimelinePanel::DrawStep(const PanelContext& context, const StepInfo& step, int query) {
+  const Palette& palette = CurrentTheme().palette;
+  const TraceTokens& tokens = context.document->reader().tokens();
+  ImGui::Text("token %d  \"%s\"", query, Escape(tokens.pieces[query]).c_str());
+  for (size_t i = 0; i < step.top_ids.size(); ++i) {
+    const float probability = std::exp(step.top_logprobs[i]);
+    const ImVec2 at = ImGui::GetCursorScreenPos();
+    const float width = ImGui::GetFontSize() * 8 * probability;
+    ImGui::GetWindowDrawList()->AddRectFilled(
+        at, {at.x + std::max(1.0f, width), at.y + ImGui::GetTextLineHeight()},
+        step.top_ids[i] == tokens.ids[query] ? (palette.accent & 0x00ffffff) | 0x60000000 : palette.hairline);
+    // The text of an id is known where the run itself used it.
+    const auto used = std::find(tokens.ids.begin(), tokens.ids.end(), step.top_ids[i]);
+    const std::string piece =
+        used == tokens.ids.end()
+            ? StrCat("id ", step.top_ids[i])
+            : StrCat("\"", Escape(tokens.pieces[static_cast<size_t>(used - tokens.ids.begin())]), "\"");
+    ImGui::Text(" %5.1f %%   %s", 100 * probability, piece.c_str());
+  }
+}
+
+void TimelinePanel::Update(PanelContext& context, int query) {
+  TraceDocument& document = *context.document;
+  const auto& layers = document.reader().info().layers;
+  ViewState& view = context.view;
+  view.layer_index = std::clamp(view.layer_index, 0, static_cast<int>(layers.size()) - 1);
+  const LayerInfo& layer = layers[view.layer_index];
+  view.head_index = std::clamp(view.head_index, 0, static_cast<int>(layer.heads.size()) - 1);
+  const auto data = document.KvHead(view.layer_index, view.head_index / layer.HeadsPerKvHead());
+  const Request request{&document, data, view.layer_index, view.head_index, query};
+  if (!data || request == request_) return;
+  request_ = request;
+  context.jobs.Start(kSlot,
+                     [this, data, query, q_token = document.reader().q_token(view.layer_index),
+                      member = view.head_index % layer.HeadsPerKvHead(),
+                      scale = layer.scale](const std::atomic<bool>& is_cancelled) -> Jobs::Finish {
+                       const TokenBand asker{query, query + 1};
+                       std::vector<float> row = MeanWeights(*data, q_token, member, scale, {&asker, 1}, is_cancelled);
+                       row.resize(std::min<size_t>(row.size(), static_cast<size_t>(query) + 1));
+                       return [this, row] { row_ = row; };
+                     });
+}
+
+void TimelinePanel::DrawRow(const PanelContext& context, int query) {
+  const TraceDocument& document = *context.document;
+  if (document.reader().info().layers.empty()) return CentredText("This trace holds no layer.");
+  PanelContext asking = context;
+  Update(asking, query);
+  if (!document.kv_head_failure().empty()) return CentredText(document.kv_head_failure().c_str());
+  if (row_.empty()) return;
+  // A bar for each pixel, the largest weight of its tokens.
+  const int bars = std::clamp(static_cast<int>(ImGui::GetContentRegionAvail().x), 16,
+                              static_cast<int>(std::max<size_t>(16, row_.size())));
+  std::vector<float> xs, ys;
+  const auto count = static_cast<int64_t>(row_.size());
+  for (int64_t bar = 0; bar < bars; ++bar) {
+    const int64_t begin = count * bar / bars, end = std::max(begin + 1, count * (bar + 1) / bars);
+    if (begin >= count) break;
+    xs.push_back(static_cast<float>(begin + end) / 2);
+    ys.push_back(std::max(kLeastWeight, *std::max_element(row_.begin() + begin, row_.begin() + std::min(end, count))));
+  }
+  const LayerInfo& layer = document.reader().info().layers[context.view.layer_index];
+  const std::string label = StrCat("weight of layer ", layer.layer, ", head ", layer.heads[context.view.head_index]);
+  if (!ImPlot::BeginPlot("##row", {-1, -1}, ImPlotFlags_CanvasOnly)) return;
+  ImPlot::SetupAxes("token looked at", label.c_str(), ImPlotAxisFlags_NoGridLines, ImPlotAxisFlags_NoGridLines);
+  ImPlot::SetupAxisScale(ImAxis_Y1, ImPlotScale_Log10);
+  ImPlot::SetupAxesLimits(0, document.num_tokens(), kLeastWeight, 1, ImPlotCond_Once);
+  ImPlot::SetupFinish();
+  const ImVec2 from = ImPlot::GetPlotPos(), size = ImPlot::GetPlotSize();
+  ImDrawList* const draw = ImPlot::GetPlotDrawList();
+  ImPlot::PushPlotClipRect();
+  for (const LabelledBand& band : document.bands()) {
+    const float left = ImPlot::PlotToPixels(band.token_begin, 1).x, right = ImPlot::PlotToPixels(band.token_end, 1).x;
+    draw->AddRectFilled({left, from.y}, {std::max(right, left + 1), from.y + size.y},
+                        (BandColor(band.kind) & 0x00ffffff) | 0x30000000);
+  }
+  ImPlot::PopPlotClipRect();
+  const double bar_width = static_cast<double>(count) / static_cast<double>(xs.size());
+  ImPlotSpec spec;
+  spec.FillColor = spec.LineColor = ImGui::ColorConvertU32ToFloat4(CurrentTheme().palette.accent);
+  ImPlot::PlotBars("##weights", xs.data(), ys.data(), static_cast<int>(xs.size()), bar_width, spec);
+  if (ImPlot::IsPlotHovered()) {
+    const int token = static_cast<int>(std::floor(ImPlot::GetPlotMousePos().x));
+    if (token >= 0 && token < static_cast<int>(row_.size())) {
+      ImGui::SetTooltip("token %d  \"%s\"\nweight %.4g", token,
+                        Escape(document.reader().tokens().pieces[token]).c_str(), row_[token]);
+    }
+  }
+  ImPlot::EndPlot();
+}
+
+}  // namespace kvscope
