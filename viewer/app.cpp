@@ -39,7 +39,8 @@ void App::DroppedFiles(std::vector<std::string> paths) {
 }
 
 bool App::IsBusy() const {
-  return is_moving_ || jobs_.IsBusy() || std::any_of(documents_.begin(), documents_.end(), [](const auto& document) {
+  if (is_moving_ || jobs_.IsBusy()) return true;
+  return options_.follows && std::any_of(documents_.begin(), documents_.end(), [](const auto& document) {
            return document->state() == TraceDocument::State::kReady && document->is_growing();
          });
 }

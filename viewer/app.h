@@ -18,6 +18,7 @@ struct AppOptions {
   std::string only_panel;          // "run", "overview", "text", "timeline", "heatmap"; empty: all, docked
   std::optional<int> layer, head;  // absolute numbers, for the first trace
   ViewState view{};
+  bool follows = true;  // files that are still being written; a picture shows what is there
 };
 
 class App final : public Frame {

@@ -28,6 +28,7 @@ class Jobs {
   void Deliver();
   bool IsBusy() const { return !running_.empty(); }
   bool IsBusy(const std::string& slot) const { return running_.contains(slot); }
+  bool IsIdle() const { return running_.empty() && cancelled_.empty(); }  // no thread of ours runs
 
  private:
   struct Job {

@@ -96,7 +96,8 @@ int Run(int argc, char** argv) {
              .only_panel = options.panel,
              .layer = options.layer,
              .head = options.head,
-             .view = {.is_log = !options.is_linear, .masks_sinks = options.masks_sinks, .step = options.step}});
+             .view = {.is_log = !options.is_linear, .masks_sinks = options.masks_sinks, .step = options.step},
+             .follows = options.screenshot.empty()});
   if (options.screenshot.empty()) {
     shell.ini_path = LayoutPath();
     RunWindow(frame, shell);

@@ -9,7 +9,10 @@
 namespace kvscope {
 namespace {
 
-constexpr const char* kReadSlot = "read a head of ";
+// Of a document's own, though two may show the same file.
+std::string SlotOf(const char* work, const TraceDocument* document) {
+  return StrCat(work, " ", reinterpret_cast<uintptr_t>(document));
+}
 
 // What a job found out about a file.
 struct Opened {
@@ -31,7 +34,7 @@ Opened Open(const std::string& path) {
 }  // namespace
 
 TraceDocument::TraceDocument(std::string path, Jobs& jobs) : path_(std::move(path)), jobs_(jobs) {
-  jobs_.Start("open " + path_, [this, file = path_](const std::atomic<bool>&) -> Jobs::Finish {
+  jobs_.Start(SlotOf("open", this), [this, file = path_](const std::atomic<bool>&) -> Jobs::Finish {
     const auto opened = std::make_shared<Opened>(Open(file));
     return [this, opened] {
       failure_ = std::move(opened->failure);
@@ -56,7 +59,7 @@ void TraceDocument::Describe() {
 }
 
 void TraceDocument::Follow() {
-  if (state_ != State::kReady || !is_growing() || jobs_.IsBusy(kReadSlot + path_)) return;
+  if (state_ != State::kReady || !is_growing() || !jobs_.IsIdle()) return;  // jobs read what Refresh would change
   try {
     if (!reader_->Refresh()) return;
     kv_head_ = nullptr;
@@ -73,7 +76,7 @@ std::shared_ptr<const KvHeadData> TraceDocument::KvHead(int layer_index, int kv_
   layer_index_ = layer_index, kv_head_index_ = kv_head_index;
   kv_head_ = nullptr;
   kv_head_failure_.clear();
-  jobs_.Start(kReadSlot + path_, [this, layer_index, kv_head_index](const std::atomic<bool>&) -> Jobs::Finish {
+  jobs_.Start(SlotOf("read", this), [this, layer_index, kv_head_index](const std::atomic<bool>&) -> Jobs::Finish {
     std::shared_ptr<const KvHeadData> data;
     std::string failure;
     try {

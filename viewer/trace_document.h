@@ -24,7 +24,7 @@ class TraceDocument {
   enum class State { kLoading, kReady, kFailed };
 
   TraceDocument(std::string path, Jobs& jobs);
-  // Looks for more of a file that is still being written; a few times a second.
+  // Looks for more of a file that is still being written, when no job runs; a few times a second.
   void Follow();
 
   const std::string& path() const { return path_; }

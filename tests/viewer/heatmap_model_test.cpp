@@ -40,6 +40,15 @@ TEST(TraceDocument, OpensATraceBesideTheFrames) {
   EXPECT_TRUE(has_needle);
 }
 
+TEST(TraceDocument, OpensAFileTwice) {
+  Jobs jobs;
+  TraceDocument first(kTrace, jobs), second(kTrace, jobs);
+  Settle(jobs, [] {});
+  EXPECT_EQ(first.state(), TraceDocument::State::kReady);
+  EXPECT_EQ(second.state(), TraceDocument::State::kReady);
+  EXPECT_TRUE(jobs.IsIdle());
+}
+
 TEST(TraceDocument, SaysWhatIsWrongWithAFile) {
   Jobs jobs;
   const std::string path = testing::TempDir() + "not_a_trace.h5";
