@@ -3,8 +3,8 @@
 //   device_fidelity MODEL.gguf TEXT [CONTEXT [NEEDLES [ANSWER_TOKENS]]]      1024 3 16
 // Layers one by one, each with the CPU's input: q, k, v and what the layer adds below 5e-3 (relative, Frobenius), lse
 // below 5e-3 (root mean square: scores of the default model reach 65, where f16 q and k alone move the largest by
-// 1e-2). Whole runs of needles in the text: below 3e-2, and the same answers. device_fidelity_emulated is the same over
-// the emulated device, for short contexts.
+// 1e-2). Whole runs of needles in the text: below 3e-2, and the same answers. Four times that in bf16.
+// device_fidelity_emulated is the same over the emulated device, for short contexts.
 #include <cstdio>
 #include <cstdlib>
 
@@ -18,6 +18,7 @@ namespace kvscope::KVSCOPE_TWIN {
 namespace {
 
 constexpr double kLayerBar = 5e-3, kRunBar = 3e-2;
+constexpr double kWider = 4;  // for bf16, whose 8 bits round eight times as much as f16's 11
 
 bool Report(const char* what, const char* weights, int tokens, const FidelityErrors& e, double bar, const char* more) {
   const bool is_good = e.q < bar && e.k < bar && e.v < bar && e.out < bar && e.lse < bar;
@@ -39,11 +40,13 @@ bool RunAll(const char* model_path, const TaskFlags& flags) {
   bool is_good = true;
   for (const DenseType type : {DenseType::kF16, DenseType::kBF16}) {
     const char* const weights = type == DenseType::kF16 ? "f16" : "bf16";
+    const double wider = type == DenseType::kF16 ? 1 : kWider;
     const auto engine = MakeDeviceEngine(*model, {.weights = type});
     const std::span<const int> ids = std::span(prompts[0].ids).first(std::min<size_t>(512, prompts[0].ids.size()));
     FidelityErrors worst;
     for (const FidelityErrors& errors : CompareLayers(*model, *engine, ids)) worst = Worst(worst, errors);
-    is_good &= Report("layers with the CPU's input", weights, static_cast<int>(ids.size()), worst, kLayerBar, "");
+    is_good &=
+        Report("layers with the CPU's input", weights, static_cast<int>(ids.size()), worst, kLayerBar * wider, "");
     for (const Prompt& prompt : prompts) {
       RunOptions options;
       options.level = TraceLevel::kQkv;
@@ -58,7 +61,8 @@ bool RunAll(const char* model_path, const TaskFlags& flags) {
       if (is_same) errors = CompareTraces(found, expected);
       const std::string more = StrCat(", \"same_answer\": ", is_same ? "true" : "false",
                                       ", \"right\": ", on_device.score > 0 ? "true" : "false");
-      is_good &= Report("whole run", weights, on_cpu.prompt_tokens + on_cpu.steps, errors, kRunBar, more.c_str());
+      is_good &=
+          Report("whole run", weights, on_cpu.prompt_tokens + on_cpu.steps, errors, kRunBar * wider, more.c_str());
       is_good &= is_same;
     }
   }
