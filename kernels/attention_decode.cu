@@ -11,6 +11,7 @@
 #include "kernels/attention_decode.h"
 #include "kernels/attention_decode_split.h"
 #include "kernels/launch.cuh"
+#include "kernels/warp.cuh"
 
 namespace kvscope::KVSCOPE_TWIN {
 namespace {
@@ -21,7 +22,6 @@ constexpr int kVector = 8;     // dims per load
 constexpr int kKeyLanes = 8;   // threads per K row
 constexpr int kMaxHeads = 8;   // query heads of a block; a larger group takes several blocks
 constexpr int kMaxDim = 1024;  // kThreads * kVector
-constexpr unsigned kAllLanes = 0xffffffffu;
 static_assert(kDecodeTileTokens == 64, "a warp handles two tokens per lane");
 static_assert(kDecodeMaxSplits <= kThreads, "the merge gives every split a thread");
 
@@ -46,15 +46,6 @@ struct Arguments {
 __device__ DecodePlan PlanNow(const Arguments& a) {
   if (!a.num_tokens) return a.plan;
   return PlanDecode(a.plan.num_heads, a.plan.num_kv_heads, *a.num_tokens, a.plan.head_dim_k, a.plan.head_dim_v);
-}
-
-__device__ float WarpSum(float value) {
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(kAllLanes, value, offset);
-  return value;
-}
-__device__ float WarpMax(float value) {
-  for (int offset = 16; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, offset));
-  return value;
 }
 
 __device__ void LoadVector(const __half* source, float (&target)[kVector]) {
@@ -110,7 +101,7 @@ __device__ void ScoreTokens(const Arguments& a, const Scalar* k, int begin, int 
     for (int member = 0; member < kHeads; ++member) {
 #pragma unroll
       for (int offset = kKeyLanes / 2; offset > 0; offset /= 2) {
-        dot[member] += __shfl_xor_sync(kAllLanes, dot[member], offset);
+        dot[member] += __shfl_xor_sync(kWholeWarp, dot[member], offset);
       }
       if (lane == 0) scores[member * kDecodeTileTokens + slot] = slot < count ? dot[member] * a.scale : -INFINITY;
     }

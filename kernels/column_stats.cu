@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "kernels/ceil_divide.h"
 #include "kernels/column_stats.h"
 #include "kernels/launch.cuh"
 #include "kernels/mma.cuh"
@@ -170,7 +171,7 @@ void LaunchOf(Arguments a, std::span<const StatisticSpec> specs, int row_end, vo
     a.row_begin = std::min(a.row_begin, a.stats[s].row_begin);
     a.row_end = std::max(a.row_end, a.stats[s].row_end);
   }
-  const dim3 grid((a.columns + kColumns - 1) / kColumns, a.group);
+  const dim3 grid(CeilDivide(a.columns, kColumns), a.group);
   const size_t shared = sizeof(uint32_t) * kColumns * std::max(a.pairs + kPad, kWarps * kStats);
   Launch("ColumnStatsKernel", ColumnStatsKernel<kStats>, grid, kThreads, shared, stream, a);
 }

@@ -13,4 +13,9 @@ __device__ inline float WarpSum(float value) {
   return value;
 }
 
+__device__ inline float WarpMax(float value) {
+  for (int offset = 16; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(kWholeWarp, value, offset));
+  return value;
+}
+
 }  // namespace kvscope::KVSCOPE_TWIN
