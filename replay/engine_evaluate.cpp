@@ -13,6 +13,7 @@
 #include "core/half.h"
 #include "kernels/attention_tile.h"
 #include "replay/engine.h"
+#include "replay/head_rows.h"
 
 namespace kvscope {
 namespace {
@@ -24,12 +25,7 @@ constexpr double kSumTolerance = 0.05;  // a row that sums to something else was
 void AppendFloats(const Buffer& rows, int64_t first, int64_t count, std::vector<float>& floats) {
   const size_t size = floats.size();
   floats.resize(size + count);
-  const std::span<float> target(floats.data() + size, count);
-  if (rows.dtype() == DType::kF16) {
-    FloatsFromHalves(rows.halves().subspan(first, count), target);
-  } else {
-    std::copy_n(rows.floats().begin() + first, count, target.begin());
-  }
+  ReadFloats(rows, static_cast<size_t>(first), {floats.data() + size, static_cast<size_t>(count)});
 }
 
 // K and V of the trace; keeps the raw scores of a block of queries.

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "kernels/attention_tile.h"
+#include "replay/head_rows.h"
 
 namespace kvscope {
 namespace {
@@ -18,11 +19,7 @@ constexpr int kDimStep = 16;  // the kernels work on this many channels at a tim
 
 std::vector<float> Rows(const Buffer& rows, int count, int dim) {
   std::vector<float> floats(static_cast<size_t>(count) * dim);
-  if (rows.dtype() == DType::kF16) {
-    FloatsFromHalves(rows.halves().first(floats.size()), floats);
-  } else {
-    std::copy_n(rows.floats().begin(), floats.size(), floats.begin());
-  }
+  ReadFloats(rows, 0, floats);
   return floats;
 }
 
@@ -172,11 +169,7 @@ void Evidence::SeeSampledRows(int layer_index, int kv_head, const KvHeadData& da
     for (const int64_t row : rows) {
       const size_t first = (static_cast<size_t>(head) * data.num_rows + row) * dim, size = q.size();
       q.resize(size + dim);
-      if (data.q.dtype() == DType::kF16) {
-        FloatsFromHalves(data.q.halves().subspan(first, dim), {q.data() + size, static_cast<size_t>(dim)});
-      } else {
-        std::copy_n(data.q.floats().begin() + first, dim, q.begin() + size);
-      }
+      ReadFloats(data.q, first, {q.data() + size, static_cast<size_t>(dim)});
     }
   }
   const int num_tokens = q_token[rows.back()] + 1, num_rows = static_cast<int>(rows.size()) * group;
@@ -220,11 +213,7 @@ QueryChannels EvidenceView::Queries(int kv_head) const {
   for (int head = 0; head < data.group; ++head) {
     for (int64_t i = 0; i < num_rows; ++i) {
       const size_t first = static_cast<size_t>(int64_t{head} * data.num_rows + i) * dim;
-      if (data.q.dtype() == DType::kF16) {
-        FloatsFromHalves(data.q.halves().subspan(first, dim), row);
-      } else {
-        std::copy_n(data.q.floats().begin() + static_cast<int64_t>(first), dim, row.begin());
-      }
+      ReadFloats(data.q, first, row);
       for (int channel = 0; channel < dim; ++channel) {
         channels.largest[channel] = std::max(channels.largest[channel], std::fabs(row[channel]));
         squares[channel] += double{row[channel]} * row[channel];

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "kernels/attention_tile.h"
+#include "replay/head_rows.h"
 
 namespace kvscope {
 namespace {
@@ -81,8 +82,8 @@ std::vector<HeadOverview> OverviewOfKvHead(const KvHeadData& data, std::span<con
     head.size = size;
     head.cells.assign(static_cast<size_t>(size) * size, WeightMap::kNoWeight);
     for (int i = 0; i < num_rows; ++i) {
-      ReadHeadRow(data.q, (static_cast<size_t>(member) * data.num_rows + sample.rows[i]) * dim,
-                  std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
+      ReadFloats(data.q, (static_cast<size_t>(member) * data.num_rows + sample.rows[i]) * dim,
+                 std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
     }
     for (int begin = 0; begin < tokens; begin += kTileTokens) {
       if (is_cancelled) return {};
@@ -125,7 +126,7 @@ std::vector<float> MeanWeights(const KvHeadData& data, std::span<const int> q_to
       const int seen = std::min(count, q_token[row] + 1 - begin);
       if (seen <= 0) continue;
       const size_t stored = static_cast<size_t>(member) * data.num_rows + row;
-      ReadHeadRow(data.q, stored * dim, q);
+      ReadFloats(data.q, stored * dim, q);
       ScoreTile(q.data(), dim, 1, panels.data(), count, dim, scale, weights.data(), kTileTokens);
       ExpShifted(std::span(weights).first(seen), data.lse[stored]);
       for (int token = 0; token < seen; ++token)

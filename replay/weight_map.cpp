@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "kernels/attention_tile.h"
+#include "replay/head_rows.h"
 
 namespace kvscope {
 namespace {
@@ -35,20 +36,12 @@ std::vector<int> PartOf(int size, int count) {
 
 }  // namespace
 
-void ReadHeadRow(const Buffer& rows, size_t at, std::span<float> row) {
-  if (rows.dtype() == DType::kF16) {
-    FloatsFromHalves(rows.halves().subspan(at, row.size()), row);
-  } else {
-    std::copy_n(rows.floats().begin() + static_cast<int64_t>(at), row.size(), row.begin());
-  }
-}
-
 float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale) {
   const int dim = data.head_dim_k;
   const size_t stored = static_cast<size_t>(member) * data.num_rows + row;
   std::vector<float> q(dim), k(dim);
-  ReadHeadRow(data.q, stored * dim, q);
-  ReadHeadRow(data.k, static_cast<size_t>(token) * dim, k);
+  ReadFloats(data.q, stored * dim, q);
+  ReadFloats(data.k, static_cast<size_t>(token) * dim, k);
   float score = 0;
   for (int i = 0; i < dim; ++i) score += q[i] * k[i];
   return std::exp(score * scale - data.lse[stored]);
@@ -124,7 +117,7 @@ void WeightMap::Look(std::span<const int> query_rows, std::span<const int> tiles
   std::vector<float> q(static_cast<size_t>(num_rows) * dim);
   for (int i = 0; i < num_rows; ++i) {
     const size_t row = static_cast<size_t>(member_) * data_->num_rows + query_rows[i];
-    ReadHeadRow(data_->q, row * dim, std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
+    ReadFloats(data_->q, row * dim, std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
   }
   const int last_query = q_token_[*std::max_element(query_rows.begin(), query_rows.end())];
   // A tile's panels are made by whoever comes to it: no two threads share a tile.

@@ -21,13 +21,11 @@ struct MapWindow {
 };
 struct TokenBand {
   int token_begin = 0, token_end = 0;
+  friend bool operator==(const TokenBand&, const TokenBand&) = default;
 };
 
 // Of stored row `row` of a query head and a token that it sees.
 float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale);
-
-// Elements [at, at + row.size()) of q or k, as f32.
-void ReadHeadRow(const Buffer& rows, size_t at, std::span<float> row);
 
 class WeightMap {
  public:

@@ -29,7 +29,7 @@ int IndexOf(int number, const std::vector<int>& stored, const char* what) {
 
 }  // namespace
 
-App::App(const AppOptions& options) : options_(options), view_(options.view), start_({}) {
+App::App(const AppOptions& options) : options_(options), view_(options.view) {
   DroppedFiles(options.paths);
 }
 

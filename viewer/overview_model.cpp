@@ -121,11 +121,8 @@ void OverviewModel::Update(TraceDocument& document, const HeatmapColors& colors,
 }
 
 void OverviewModel::StartLayer(TraceDocument& document, int layer_index, Jobs& jobs) {
-  std::vector<TokenBand> needles, askers;
-  for (const LabelledBand& band : document.bands()) {
-    if (band.kind == "needle") needles.push_back({band.token_begin, band.token_end});
-    if (band.kind == "question" || band.kind == "answer") askers.push_back({band.token_begin, band.token_end});
-  }
+  const std::vector<TokenBand> needles = document.BandsOf({"needle"}),
+                               askers = document.BandsOf({"question", "answer"});
   jobs.Start(kSlot, [=, this, &document, &jobs](const std::atomic<bool>& is_cancelled) -> Jobs::Finish {
     auto result =
         std::make_shared<LayerResult>(LookAtLayer(document.reader(), layer_index, needles, askers, is_cancelled));

@@ -15,14 +15,10 @@
 namespace kvscope {
 namespace {
 
-constexpr const char* kSlot = "text";
 constexpr int kLastRows = 32;  // that ask when no question or answer is marked
 
 std::vector<TokenBand> AskersOf(const TraceDocument& document) {
-  std::vector<TokenBand> askers;
-  for (const LabelledBand& band : document.bands()) {
-    if (band.kind == "question" || band.kind == "answer") askers.push_back({band.token_begin, band.token_end});
-  }
+  std::vector<TokenBand> askers = document.BandsOf({"question", "answer"});
   if (askers.empty()) askers.push_back({std::max(0, document.num_tokens() - kLastRows), document.num_tokens()});
   return askers;
 }
@@ -40,9 +36,10 @@ std::string TextOf(const std::string& piece) {
 
 void TextPanel::Draw(PanelContext& context) {
   if (!HasTrace(context)) return;
-  const TraceDocument& document = *context.document;
+  TraceDocument& document = *context.document;
   if (document.num_tokens() == 0) return CentredText("No tokens yet.");
-  Update(context);
+  const std::vector<LayerInfo>& layers = document.reader().info().layers;
+  if (!layers.empty()) relevance_.Update(document, context.view, AskersOf(document), context.jobs);
 
   ImGui::SetNextItemWidth(ImGui::GetFontSize() * 14);
   const bool wants_next = ImGui::InputTextWithHint("##search", "search, Enter for the next", &search_,
@@ -64,42 +61,15 @@ void TextPanel::Draw(PanelContext& context) {
     ImGui::SetKeyboardFocusHere(-1);
   }
   ImGui::SameLine();
-  const LayerInfo& layer =
-      document.reader().info().layers.empty() ? LayerInfo{} : document.reader().info().layers[context.view.layer_index];
   if (!document.kv_head_failure().empty()) {
     ImGui::TextDisabled("%s", document.kv_head_failure().c_str());
-  } else if (!layer.heads.empty()) {
+  } else if (!layers.empty()) {
+    const LayerInfo& layer = layers[context.view.layer_index];
     ImGui::TextDisabled("what layer %d, head %d gives each token from question and answer, up to %.3g", layer.layer,
-                        layer.heads[context.view.head_index], highest_);
+                        layer.heads[context.view.head_index], relevance_.highest());
   }
   if (ImGui::BeginChild("tokens")) DrawTokens(context);
   ImGui::EndChild();
-}
-
-void TextPanel::Update(PanelContext& context) {
-  TraceDocument& document = *context.document;
-  const auto& layers = document.reader().info().layers;
-  if (layers.empty()) return;
-  ViewState& view = context.view;
-  view.layer_index = std::clamp(view.layer_index, 0, static_cast<int>(layers.size()) - 1);
-  const LayerInfo& layer = layers[view.layer_index];
-  view.head_index = std::clamp(view.head_index, 0, static_cast<int>(layer.heads.size()) - 1);
-  const auto data = document.KvHead(view.layer_index, view.head_index / layer.HeadsPerKvHead());
-  const Request request{&document, data, view.layer_index, view.head_index};
-  if (!data || request == request_) return;
-  request_ = request;
-  context.jobs.Start(kSlot,
-                     [this, data, askers = AskersOf(document), q_token = document.reader().q_token(view.layer_index),
-                      member = view.head_index % layer.HeadsPerKvHead(),
-                      scale = layer.scale](const std::atomic<bool>& is_cancelled) -> Jobs::Finish {
-                       std::vector<float> means = MeanWeights(*data, q_token, member, scale, askers, is_cancelled);
-                       return [this, means] {
-                         relevance_ = means;
-                         highest_ = 0;
-                         for (size_t token = kSinkTokens; token < means.size(); ++token)
-                           highest_ = std::max(highest_, means[token]);
-                       };
-                     });
 }
 
 void TextPanel::LayOut(const TraceDocument& document, float width) {
@@ -138,7 +108,7 @@ void TextPanel::DrawTokens(PanelContext& context) {
     ImGui::SetScrollY(std::max(0.0f, static_cast<float>(line) * height - ImGui::GetWindowHeight() / 3));
     scroll_to_ = -1;
   }
-  const WeightScale scale{true, highest_};
+  const WeightScale scale{true, relevance_.highest()};
   ImDrawList* const draw = ImGui::GetWindowDrawList();
   ImGuiListClipper clipper;
   clipper.Begin(static_cast<int>(line_first_.size()), height);
@@ -149,8 +119,8 @@ void TextPanel::DrawTokens(PanelContext& context) {
       for (int token = line_first_[line]; token < end; ++token) {
         const ImVec2 from{start.x + x_[token], start.y}, to{from.x + text_width_[token], from.y + text_height};
         ImU32 ink = palette.ink;
-        if (token < static_cast<int>(relevance_.size()) && highest_ > 0) {
-          const double amount = scale.InkOf(relevance_[token]);
+        if (token < static_cast<int>(relevance_.weights().size()) && relevance_.highest() > 0) {
+          const double amount = scale.InkOf(relevance_.weights()[token]);
           draw->AddRectFilled({from.x, from.y - 1}, {to.x, to.y + 1}, InkColor(amount * 0.85, context.is_dark));
           // Ink that can be read on it.
           if (amount > 0.5) ink = context.is_dark ? 0xff16181c : 0xffffffff;
@@ -165,7 +135,8 @@ void TextPanel::DrawTokens(PanelContext& context) {
         if (ImGui::IsWindowHovered() && ImGui::IsMouseHoveringRect(from, to)) {
           ImGui::BeginTooltip();
           ImGui::Text("token %d  \"%s\"", token, Escape(document.reader().tokens().pieces[token]).c_str());
-          if (token < static_cast<int>(relevance_.size())) ImGui::Text("mean weight %.4g", relevance_[token]);
+          if (token < static_cast<int>(relevance_.weights().size()))
+            ImGui::Text("mean weight %.4g", relevance_.weights()[token]);
           ImGui::EndTooltip();
           if (ImGui::IsMouseClicked(ImGuiMouseButton_Left))
             context.view.marked_token = context.view.marked_token == token ? -1 : token;

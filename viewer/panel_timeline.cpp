@@ -6,17 +6,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "core/error.h"
 #include "core/units.h"
-#include "replay/head_overview.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 
 namespace kvscope {
 namespace {
 
-constexpr const char* kSlot = "timeline";
 constexpr float kLeastWeight = 1e-6f;  // the foot of the logarithmic axis
 
 }  // namespace
@@ -89,45 +88,26 @@ void TimelinePanel::DrawStep(const PanelContext& context, const StepInfo& step, 
   }
 }
 
-void TimelinePanel::Update(PanelContext& context, int query) {
+void TimelinePanel::DrawRow(PanelContext& context, int query) {
   TraceDocument& document = *context.document;
-  const auto& layers = document.reader().info().layers;
-  ViewState& view = context.view;
-  view.layer_index = std::clamp(view.layer_index, 0, static_cast<int>(layers.size()) - 1);
-  const LayerInfo& layer = layers[view.layer_index];
-  view.head_index = std::clamp(view.head_index, 0, static_cast<int>(layer.heads.size()) - 1);
-  const auto data = document.KvHead(view.layer_index, view.head_index / layer.HeadsPerKvHead());
-  const Request request{&document, data, view.layer_index, view.head_index, query};
-  if (!data || request == request_) return;
-  request_ = request;
-  context.jobs.Start(kSlot,
-                     [this, data, query, q_token = document.reader().q_token(view.layer_index),
-                      member = view.head_index % layer.HeadsPerKvHead(),
-                      scale = layer.scale](const std::atomic<bool>& is_cancelled) -> Jobs::Finish {
-                       const TokenBand asker{query, query + 1};
-                       std::vector<float> row = MeanWeights(*data, q_token, member, scale, {&asker, 1}, is_cancelled);
-                       row.resize(std::min<size_t>(row.size(), static_cast<size_t>(query) + 1));
-                       return [this, row] { row_ = row; };
-                     });
-}
-
-void TimelinePanel::DrawRow(const PanelContext& context, int query) {
-  const TraceDocument& document = *context.document;
   if (document.reader().info().layers.empty()) return CentredText("This trace holds no layer.");
-  PanelContext asking = context;
-  Update(asking, query);
+  row_.Update(document, context.view, {{query, query + 1}}, context.jobs);
   if (!document.kv_head_failure().empty()) return CentredText(document.kv_head_failure().c_str());
-  if (row_.empty()) return;
+  // The row as it was, a frame long, when another step was chosen just now.
+  const std::vector<float>& weights = row_.weights();
+  const std::span<const float> row =
+      std::span(weights).first(std::min<size_t>(weights.size(), static_cast<size_t>(query) + 1));
+  if (row.empty()) return;
   // A bar for each pixel, the largest weight of its tokens.
   const int bars = std::clamp(static_cast<int>(ImGui::GetContentRegionAvail().x), 16,
-                              static_cast<int>(std::max<size_t>(16, row_.size())));
+                              static_cast<int>(std::max<size_t>(16, row.size())));
   std::vector<float> xs, ys;
-  const auto count = static_cast<int64_t>(row_.size());
+  const auto count = static_cast<int64_t>(row.size());
   for (int64_t bar = 0; bar < bars; ++bar) {
     const int64_t begin = count * bar / bars, end = std::max(begin + 1, count * (bar + 1) / bars);
     if (begin >= count) break;
     xs.push_back(static_cast<float>(begin + end) / 2);
-    ys.push_back(std::max(kLeastWeight, *std::max_element(row_.begin() + begin, row_.begin() + std::min(end, count))));
+    ys.push_back(std::max(kLeastWeight, *std::max_element(row.begin() + begin, row.begin() + std::min(end, count))));
   }
   const LayerInfo& layer = document.reader().info().layers[context.view.layer_index];
   const std::string label = StrCat("weight of layer ", layer.layer, ", head ", layer.heads[context.view.head_index]);
@@ -151,9 +131,9 @@ void TimelinePanel::DrawRow(const PanelContext& context, int query) {
   ImPlot::PlotBars("##weights", xs.data(), ys.data(), static_cast<int>(xs.size()), bar_width, spec);
   if (ImPlot::IsPlotHovered()) {
     const int token = static_cast<int>(std::floor(ImPlot::GetPlotMousePos().x));
-    if (token >= 0 && token < static_cast<int>(row_.size())) {
+    if (token >= 0 && token < static_cast<int>(row.size())) {
       ImGui::SetTooltip("token %d  \"%s\"\nweight %.4g", token,
-                        Escape(document.reader().tokens().pieces[token]).c_str(), row_[token]);
+                        Escape(document.reader().tokens().pieces[token]).c_str(), row[token]);
     }
   }
   ImPlot::EndPlot();

@@ -10,6 +10,7 @@
 #include "viewer/jobs.h"
 #include "viewer/overview_model.h"
 #include "viewer/texture.h"
+#include "viewer/token_weights.h"
 #include "viewer/trace_document.h"
 #include "viewer/view_state.h"
 
@@ -51,19 +52,10 @@ class TextPanel {
   void Draw(PanelContext& context);
 
  private:
-  struct Request {
-    const TraceDocument* document = nullptr;
-    std::shared_ptr<const KvHeadData> data;
-    int layer_index = 0, head_index = 0;
-    friend bool operator==(const Request&, const Request&) = default;
-  };
-  void Update(PanelContext& context);
   void LayOut(const TraceDocument& document, float width);
   void DrawTokens(PanelContext& context);
 
-  Request request_;
-  std::vector<float> relevance_;  // [token]: what question and answer give it
-  float highest_ = 0;             // beyond the sinks
+  TokenWeights relevance_{"text"};  // what question and answer give
   // Where tokens stand: line of each, x of each, and the first token of each line.
   const TraceDocument* laid_out_ = nullptr;
   float width_ = 0, font_size_ = 0;
@@ -80,19 +72,11 @@ class TimelinePanel {
   void Draw(PanelContext& context);
 
  private:
-  struct Request {
-    const TraceDocument* document = nullptr;
-    std::shared_ptr<const KvHeadData> data;
-    int layer_index = 0, head_index = 0, query = 0;
-    friend bool operator==(const Request&, const Request&) = default;
-  };
   void Play(PanelContext& context, int num_steps);
-  void Update(PanelContext& context, int query);
   void DrawStep(const PanelContext& context, const StepInfo& step, int query);
-  void DrawRow(const PanelContext& context, int query);
+  void DrawRow(PanelContext& context, int query);
 
-  Request request_;
-  std::vector<float> row_;  // [query + 1] weights of the step's token
+  TokenWeights row_{"timeline"};  // of the step's token
   bool is_playing_ = false;
   float steps_per_sec_ = 4;
   double due_ = 0;  // when the next step is shown

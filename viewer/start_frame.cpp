@@ -6,9 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 
-#include "core/units.h"
 #include "replay/chart_color.h"
 #include "viewer/theme.h"
 
@@ -72,8 +70,6 @@ void CenteredCommand(const std::string& text) {
   ImGui::PopFont();
 }
 
-constexpr size_t kMostPaths = 12;
-
 }  // namespace
 
 void StartFrame::Draw() {
@@ -88,8 +84,7 @@ void StartFrame::Draw() {
 
   const float em = ImGui::GetFontSize();  // pixels
   const float pitch = std::round(em * 0.92f), emblem = pitch * kEmblemRows;
-  const size_t num_shown = std::min(paths_.size(), kMostPaths);
-  const float text_height = em * (10.5f + (num_shown > 0 ? 2.2f + 1.75f * static_cast<float>(num_shown) : 0));
+  const float text_height = em * 10.5f;
   // A little above the middle looks like the middle.
   const float top = std::max(em, (ImGui::GetWindowHeight() - emblem - text_height) * 0.46f);
 
@@ -104,19 +99,7 @@ void StartFrame::Draw() {
   ImGui::Dummy({0, em * 0.35f});
   CenteredCommand("kvscope view run.kvtrace.h5");
 
-  if (num_shown > 0) ImGui::Dummy({0, em * 1.2f});
-  for (size_t i = 0; i < num_shown; ++i) {
-    CenteredText(Escape(std::filesystem::path(paths_[i]).filename().string()), theme.regular, 0, palette.accent);
-  }
-  if (paths_.size() > num_shown) {
-    CenteredText("and " + FormatCount(static_cast<int64_t>(paths_.size() - num_shown)) + " more", theme.regular, 0,
-                 palette.faint_ink);
-  }
   ImGui::End();
-}
-
-void StartFrame::DroppedFiles(std::vector<std::string> paths) {
-  paths_.insert(paths_.end(), paths.begin(), paths.end());
 }
 
 }  // namespace kvscope

@@ -8,13 +8,7 @@ namespace kvscope {
 
 class StartFrame final : public Frame {
  public:
-  explicit StartFrame(std::vector<std::string> paths) : paths_(std::move(paths)) {}
-
   void Draw() override;
-  void DroppedFiles(std::vector<std::string> paths) override;
-
- private:
-  std::vector<std::string> paths_;
 };
 
 }  // namespace kvscope

@@ -58,6 +58,14 @@ void TraceDocument::Describe() {
   facts_ = SummaryLines(path_, *reader_);
 }
 
+std::vector<TokenBand> TraceDocument::BandsOf(std::initializer_list<std::string_view> kinds) const {
+  std::vector<TokenBand> found;
+  for (const LabelledBand& band : bands_) {
+    if (std::ranges::find(kinds, band.kind) != kinds.end()) found.push_back({band.token_begin, band.token_end});
+  }
+  return found;
+}
+
 void TraceDocument::Follow() {
   if (state_ != State::kReady || !is_growing() || !jobs_.IsIdle()) return;  // jobs read what Refresh would change
   try {

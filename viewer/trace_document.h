@@ -5,10 +5,12 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/trace_reader.h"
 #include "core/trace_summary.h"
+#include "replay/weight_map.h"
 #include "viewer/jobs.h"
 
 namespace kvscope {
@@ -33,6 +35,7 @@ class TraceDocument {
   // When ready.
   const TraceReader& reader() const { return *reader_; }
   const std::vector<LabelledBand>& bands() const { return bands_; }  // by their first token
+  std::vector<TokenBand> BandsOf(std::initializer_list<std::string_view> kinds) const;
   int num_tokens() const { return static_cast<int>(reader_->tokens().ids.size()); }
   bool is_growing() const { return reader_->status() == TraceStatus::kRecording; }
   const std::vector<SummaryLine>& facts() const { return facts_; }

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the chosen head gives each token from some query tokens, computed beside the frames.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "replay/head_overview.h"
+#include "viewer/jobs.h"
+#include "viewer/trace_document.h"
+#include "viewer/view_state.h"
+
+namespace kvscope {
+
+class TokenWeights {
+ public:
+  explicit TokenWeights(std::string slot) : slot_(std::move(slot)) {}  // of the jobs
+  // Brings the view's layer and head into the trace's range. The trace has a layer.
+  void Update(TraceDocument& document, ViewState& view, const std::vector<TokenBand>& askers, Jobs& jobs);
+  // [token]: the mean weight over the askers' rows; the newest known, which may be that of a head before.
+  const std::vector<float>& weights() const { return weights_; }
+  float highest() const { return highest_; }  // of them, beyond the sinks
+
+ private:
+  struct Request {
+    const TraceDocument* document = nullptr;
+    std::shared_ptr<const KvHeadData> data;
+    int layer_index = 0, head_index = 0;
+    std::vector<TokenBand> askers;
+    friend bool operator==(const Request&, const Request&) = default;
+  };
+
+  std::string slot_;
+  Request request_;
+  std::vector<float> weights_;
+  float highest_ = 0;
+};
+
+}  // namespace kvscope
