@@ -29,13 +29,40 @@ int IndexOf(int number, const std::vector<int>& stored, const char* what) {
 
 }  // namespace
 
+std::vector<App::NamedPanel> App::MakePanels() {
+  std::vector<NamedPanel> panels;
+  panels.push_back({"run", "Run", std::make_unique<RunPanel>()});
+  panels.push_back({"overview", "Overview", std::make_unique<OverviewPanel>()});
+  panels.push_back({"timeline", "Timeline", std::make_unique<TimelinePanel>()});
+  panels.push_back({"text", "Text", std::make_unique<TextPanel>()});
+  panels.push_back({"heatmap", "Heatmap", std::make_unique<HeatmapPanel>()});
+  return panels;
+}
+
+std::vector<std::string> PanelNames() {
+  std::vector<std::string> names;
+  for (const App::NamedPanel& panel : App::MakePanels()) names.push_back(panel.name);
+  return names;
+}
+
 App::App(const AppOptions& options) : options_(options), view_(options.view) {
-  DroppedFiles(options.paths);
+  for (const std::string& path : options.paths) Open(path);
+  view_.document_index = 0;
+}
+
+void App::Open(const std::string& path) {
+  const auto found = std::ranges::find(documents_, path, [](const auto& document) { return document->path(); });
+  view_.document_index = static_cast<int>(found - documents_.begin());
+  if (found == documents_.end()) documents_.push_back(std::make_unique<TraceDocument>(path, jobs_));
 }
 
 void App::DroppedFiles(std::vector<std::string> paths) {
-  for (std::string& path : paths) documents_.push_back(std::make_unique<TraceDocument>(std::move(path), jobs_));
-  if (!paths.empty()) current_ = documents_.size() - paths.size();
+  for (const std::string& path : paths) Open(path);
+}
+
+TraceDocument* App::current() const {
+  if (documents_.empty()) return nullptr;
+  return documents_[std::clamp<size_t>(view_.document_index, 0, documents_.size() - 1)].get();
 }
 
 bool App::IsBusy() const {
@@ -47,7 +74,7 @@ bool App::IsBusy() const {
 
 std::string App::failure() const {
   if (!failure_.empty() || documents_.empty()) return failure_;
-  return documents_[current_]->failure();
+  return current()->failure();
 }
 
 // --layer and --head, once the trace is there.
@@ -84,24 +111,21 @@ void App::Draw() {
   ImGui::PushStyleVar(ImGuiStyleVar_WindowRounding, 0);
   ImGui::Begin("panel", nullptr,
                ImGuiWindowFlags_NoDecoration | ImGuiWindowFlags_NoMove | ImGuiWindowFlags_NoSavedSettings);
-  DrawPanel(options_.only_panel);
+  PanelContext context = Context();
+  for (const NamedPanel& panel : panels_) {
+    if (panel.name == options_.only_panel) panel.panel->Draw(context);
+  }
   ImGui::End();
   ImGui::PopStyleVar();
 }
 
-void App::DrawPanel(const std::string& name) {
-  PanelContext context{documents_[current_].get(), view_, jobs_, CurrentTheme().is_dark, &is_moving_};
-  if (name == "run") {
-    DrawRunPanel(context);
-  } else if (name == "overview") {
-    overview_.Draw(context);
-  } else if (name == "text") {
-    text_.Draw(context);
-  } else if (name == "timeline") {
-    timeline_.Draw(context);
-  } else {
-    heatmap_.Draw(context);
-  }
+PanelContext App::Context() {
+  return {.document = current(),
+          .view = view_,
+          .jobs = jobs_,
+          .is_dark = CurrentTheme().is_dark,
+          .wants_frames = &is_moving_,
+          .open = [this](const std::string& path) { Open(path); }};
 }
 
 void App::DrawDocked() {
@@ -121,30 +145,27 @@ void App::DrawDocked() {
     ImGui::DockBuilderDockWindow("Heatmap", right);
     ImGui::DockBuilderFinish(dock);
   }
-  if (ImGui::Begin("Run")) {
-    if (documents_.size() > 1) {
-      ImGui::SetNextItemWidth(-1);
-      const auto name = [&](size_t i) {
-        return Escape(std::filesystem::path(documents_[i]->path()).filename().string());
-      };
-      if (ImGui::BeginCombo("##file", name(current_).c_str())) {
-        for (size_t i = 0; i < documents_.size(); ++i) {
-          if (ImGui::Selectable(StrCat(name(i), "##", i).c_str(), i == current_)) current_ = i;
-        }
-        ImGui::EndCombo();
-      }
+  for (const NamedPanel& panel : panels_) {
+    if (ImGui::Begin(panel.title.c_str())) {
+      if (panel.name == "run") DrawFiles();
+      PanelContext context = Context();
+      panel.panel->Draw(context);
     }
-    DrawPanel("run");
+    ImGui::End();
   }
-  ImGui::End();
-  if (ImGui::Begin("Overview")) DrawPanel("overview");
-  ImGui::End();
-  if (ImGui::Begin("Timeline")) DrawPanel("timeline");
-  ImGui::End();
-  if (ImGui::Begin("Text")) DrawPanel("text");
-  ImGui::End();
-  if (ImGui::Begin("Heatmap")) DrawPanel("heatmap");
-  ImGui::End();
+}
+
+// Which of several is looked at.
+void App::DrawFiles() {
+  if (documents_.size() < 2) return;
+  const auto name = [&](size_t i) { return Escape(std::filesystem::path(documents_[i]->path()).filename().string()); };
+  ImGui::SetNextItemWidth(-1);
+  if (!ImGui::BeginCombo("##file", name(view_.document_index).c_str())) return;
+  for (size_t i = 0; i < documents_.size(); ++i) {
+    const bool is_current = static_cast<int>(i) == view_.document_index;
+    if (ImGui::Selectable(StrCat(name(i), "##", i).c_str(), is_current)) view_.document_index = static_cast<int>(i);
+  }
+  ImGui::EndCombo();
 }
 
 }  // namespace kvscope

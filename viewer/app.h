@@ -15,11 +15,13 @@ namespace kvscope {
 
 struct AppOptions {
   std::vector<std::string> paths;
-  std::string only_panel;          // "run", "overview", "text", "timeline", "heatmap"; empty: all, docked
+  std::string only_panel;          // one of PanelNames(); empty: all, docked
   std::optional<int> layer, head;  // absolute numbers, for the first trace
   ViewState view{};
   bool follows = true;  // files that are still being written; a picture shows what is there
 };
+
+std::vector<std::string> PanelNames();
 
 class App final : public Frame {
  public:
@@ -33,21 +35,27 @@ class App final : public Frame {
 
  private:
   void ChooseAskedFor();
-  void DrawPanel(const std::string& name);
+  // The one that is looked at; null: none is open.
+  TraceDocument* current() const;
+  PanelContext Context();
+  void Open(const std::string& path);
   void DrawDocked();
+  void DrawFiles();
 
   AppOptions options_;
   std::string failure_;
   ViewState view_;
   std::vector<std::unique_ptr<TraceDocument>> documents_;
-  size_t current_ = 0;
   double next_follow_ = 0;
   bool is_moving_ = false;  // a panel plays
   StartFrame start_;
-  OverviewPanel overview_;
-  TextPanel text_;
-  TimelinePanel timeline_;
-  HeatmapPanel heatmap_;
+  struct NamedPanel {
+    std::string name, title;  // on the command line, on its tab
+    std::unique_ptr<Panel> panel;
+  };
+  static std::vector<NamedPanel> MakePanels();
+  friend std::vector<std::string> PanelNames();
+  std::vector<NamedPanel> panels_ = MakePanels();
   Jobs jobs_;  // last: its threads end before what they work on
 };
 

@@ -19,7 +19,6 @@ namespace fs = std::filesystem;
 
 constexpr double kPictureTimeoutSecs = 300;
 constexpr int kSmallestSide = 64, kLargestSide = 16384;
-const std::vector<std::string> kPanels = {"run", "overview", "text", "timeline", "heatmap"};
 
 struct Options {
   std::vector<std::string> files;
@@ -55,8 +54,7 @@ std::string LayoutPath() {
 void Parse(int argc, char** argv, Options& options, CLI::App& app) {
   app.add_option("FILE", options.files, "traces (*.kvtrace.h5) and results of kvscope replay");
   app.add_option("--screenshot", options.screenshot, "write a picture instead of opening a window; needs no display");
-  app.add_option("--panel", options.panel, "this panel alone: run, overview, text, timeline or heatmap")
-      ->check(CLI::IsMember(kPanels, CLI::ignore_case));
+  app.add_option("--panel", options.panel, "this panel alone")->check(CLI::IsMember(PanelNames(), CLI::ignore_case));
   app.add_option("--size", options.size, "width and height")->capture_default_str();
   app.add_option("--scale", options.scale, "pixels per unit of size; text grows with it")
       ->check(CLI::Range(0.5, 4.0))

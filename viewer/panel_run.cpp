@@ -42,7 +42,7 @@ bool HasTrace(const PanelContext& context) {
   return false;
 }
 
-void DrawRunPanel(PanelContext& context) {
+void RunPanel::Draw(PanelContext& context) {
   if (!HasTrace(context)) return;
   if (!ImGui::BeginTable("facts", 2, ImGuiTableFlags_SizingFixedFit | ImGuiTableFlags_ScrollY)) return;
   ImGui::TableSetupColumn("what", ImGuiTableColumnFlags_WidthFixed);

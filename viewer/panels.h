@@ -3,6 +3,7 @@
 // HDF5.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -24,18 +25,34 @@ struct PanelContext {
   ViewState& view;
   Jobs& jobs;
   bool is_dark = true;
-  bool* wants_frames = nullptr;  // set by a panel that moves by itself
+  bool* wants_frames = nullptr;                            // set by a panel that moves by itself
+  std::function<void(const std::string& path)> open = {};  // opens or goes to a file
+};
+
+// One panel. It draws into the window that is open.
+class Panel {
+ public:
+  virtual ~Panel() = default;
+  virtual void Draw(PanelContext& context) = 0;
+  // What it shows, as a table under a line of column names; empty: it shows nothing now.
+  virtual std::string Csv(PanelContext& context) const {
+    (void)context;
+    return "";
+  }
 };
 
 // For a panel that needs a trace: draws why there is none to show and returns false.
 bool HasTrace(const PanelContext& context);
 void CentredText(const char* text);
 
-void DrawRunPanel(PanelContext& context);
-
-class OverviewPanel {
+class RunPanel final : public Panel {
  public:
-  void Draw(PanelContext& context);
+  void Draw(PanelContext& context) override;
+};
+
+class OverviewPanel final : public Panel {
+ public:
+  void Draw(PanelContext& context) override;
 
  private:
   void DrawThumbs(PanelContext& context);
@@ -47,9 +64,9 @@ class OverviewPanel {
 // A head's name is marked when question and answer give the needle at least so much of their weight.
 inline constexpr float kFindsNeedle = 0.1f;
 
-class TextPanel {
+class TextPanel final : public Panel {
  public:
-  void Draw(PanelContext& context);
+  void Draw(PanelContext& context) override;
 
  private:
   void LayOut(const TraceDocument& document, float width);
@@ -67,9 +84,9 @@ class TextPanel {
   int scroll_to_ = -1;  // token
 };
 
-class TimelinePanel {
+class TimelinePanel final : public Panel {
  public:
-  void Draw(PanelContext& context);
+  void Draw(PanelContext& context) override;
 
  private:
   void Play(PanelContext& context, int num_steps);
@@ -82,9 +99,9 @@ class TimelinePanel {
   double due_ = 0;  // when the next step is shown
 };
 
-class HeatmapPanel {
+class HeatmapPanel final : public Panel {
  public:
-  void Draw(PanelContext& context);
+  void Draw(PanelContext& context) override;
 
  private:
   void DrawControls(PanelContext& context);

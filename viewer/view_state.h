@@ -3,22 +3,37 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
+#include "replay/engine.h"
 #include "replay/weight_map.h"
 
 namespace kvscope {
 
 enum class HeadOrder { kLayer, kNeedle, kEntropy, kSink, kLocal };  // of the overview
 
+// A policy under trial, as replay takes it.
+struct PolicyChoice {
+  std::string spec;  // see replay/policy_spec.h
+  double keep_fraction = 0.25;
+  friend bool operator==(const PolicyChoice&, const PolicyChoice&) = default;
+};
+
+inline constexpr int kMostPolicies = 4;  // side by side
+
 struct ViewState {
-  int layer_index = 0;  // of those recorded
-  int head_index = 0;   // of the layer's stored query heads
-  bool is_log = true;   // the colour scale
+  int document_index = 0;  // of the open traces
+  int layer_index = 0;     // of those recorded
+  int head_index = 0;      // of the layer's stored query heads
+  bool is_log = true;      // the colour scale
   bool masks_sinks = false;
   HeadOrder head_order = HeadOrder::kLayer;
   int step = 0;           // of decoding, in the timeline
   int marked_token = -1;  // in every panel; -1: none
   MapWindow window{};     // of the heatmap; empty: all
+  std::vector<PolicyChoice> policies{{"snapkv"}, {"adkvc"}};
+  int policy_index = 0;  // the one that all panels follow
+  Protocol protocol = Protocol::kPrompt;
   friend bool operator==(const ViewState&, const ViewState&) = default;
 };
 
