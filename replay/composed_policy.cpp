@@ -388,6 +388,7 @@ std::optional<LayerPlan> ComposedPolicy::AfterStep(const StepView& step, const s
 
 LayerPlan ComposedPolicy::Evict(const StepView& step, Layer& layer, const std::vector<int>& budget_entries) {
   LayerPlan plan(shape_.num_kv_heads);
+  layer.priority.assign(shape_.num_kv_heads, {});
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const std::span<const int> tokens = step.TokenFromSlot(kv_head);
     std::vector<float>& relevance = layer.relevance[kv_head];
@@ -395,10 +396,11 @@ LayerPlan ComposedPolicy::Evict(const StepView& step, Layer& layer, const std::v
       plan[kv_head].keep = AllSlots(tokens.size());
     } else if (needs_.scope == Scope::kLayer && kv_head > 0) {
       plan[kv_head].keep = plan[0].keep;
+      layer.priority[kv_head] = layer.priority[0];
     } else {
-      const std::vector<float> priority =
+      layer.priority[kv_head] =
           Prioritize({step.layer_index(), kv_head, step.query_token() + 1, budget_entries[kv_head], tokens, relevance});
-      plan[kv_head].keep = SelectSlots(tokens, priority, settings_.granularity, budget_entries[kv_head]);
+      plan[kv_head].keep = SelectSlots(tokens, layer.priority[kv_head], settings_.granularity, budget_entries[kv_head]);
     }
     Compact(relevance, plan[kv_head].keep);
   }
@@ -427,6 +429,9 @@ LayerPlan ComposedPolicy::Spend(const StepView& step, Layer& layer) {
     layer.bits[kv_head] = plan[kv_head].bits;
     Compact(layer.relevance[kv_head], plan[kv_head].keep);
   }
+  layer.priority.assign(shape_.num_kv_heads, {});
+  for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head)
+    layer.priority[kv_head] = ranked[std::min(kv_head, NumRows() - 1)];
   return plan;
 }
 

@@ -40,7 +40,8 @@ class ComposedPolicy final : public Policy {
   std::unique_ptr<Policy> Snapshot() const override { return std::make_unique<ComposedPolicy>(*this); }
 
   std::span<const float> Priority(int layer_index, int kv_head) const override {
-    return layers_.at(layer_index).priority.at(kv_head);
+    const PerSlot& priority = layers_.at(layer_index).priority;
+    return priority.empty() ? std::span<const float>{} : priority.at(kv_head);
   }
 
  private:

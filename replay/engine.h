@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -47,8 +48,9 @@ struct Plan {
   bool is_minimum = false;         // the budget gave less than one entry per KV head
   Budgets budgets;                 // [layer][kv_head] entries
   std::vector<LayerPlan> layers;   // [layer], slots are tokens
-  // [layer, kv_head, watched token] how many tokens the policy ranked before it; empty: it ranks nothing.
-  std::vector<float> watched_rank;
+  std::vector<int> watched_tokens;  // ascending
+  // [layer, kv_head, watched token] where the decision found it; empty: the policy ranks nothing.
+  std::vector<EntryRank> watched_rank;
 
   CacheRules RulesOf(int layer_index) const;
   std::unique_ptr<LayerCache> MakeCache(int layer_index, float scale) const;
@@ -65,10 +67,23 @@ struct PlanOptions {
   std::function<void(const LayerEvidence&)> see_layer;
   int row_end = 0;                       // of the pass when above every decision
   std::vector<int> watched_tokens = {};  // whose ranks are kept: the needle's
+  // [layer] statistics of earlier passes over the same rows: not computed again, and what is computed is added.
+  std::vector<LayerEvidence>* known = nullptr;
 };
 
-// Throws Error for a policy that breaks a rule (named), guards above a budget, a trace that cannot be read.
-// Requests that differ in the budget only share the work before it.
+// A policy that has seen everything before its decision; it decides at any budget without another pass.
+struct SeenPolicy {
+  PlanRequest request;  // of no budget in particular
+  PolicyNeeds needs;
+  ModelShape shape;
+  std::shared_ptr<const Policy> policy;
+};
+std::vector<SeenPolicy> ShowTrace(const TraceSource& source, const std::vector<PlanRequest>& requests,
+                                  const PlanOptions& options);
+Plan Decide(const SeenPolicy& seen, const BudgetSpec& budget, const std::vector<int>& watched_tokens);
+
+// Both at once, for many. Requests that differ in the budget only share the work before it. All three throw Error for a
+// policy that breaks a rule (named), guards above a budget, a trace that cannot be read.
 std::vector<Plan> MakePlans(const TraceSource& source, const std::vector<PlanRequest>& requests,
                             const PlanOptions& options);
 // Empty, or why this request cannot be run on this trace.
@@ -89,14 +104,17 @@ struct EvaluateOptions {
   std::vector<int> needle_tokens;                     // ascending, before every decision
   int answer_begin = 0;                               // queries from here on count for the needle
   std::function<void(const QueryDetail&)> see_query;  // called from several threads
-  std::function<void()> layer_done;                   // for a progress bar
+  // Changes that a query made to the cache of a layer, called from several threads; one layer's in order.
+  std::function<void(size_t plan, std::span<const CacheAction> actions)> see_actions;
+  std::function<void()> layer_done;                 // for a progress bar
+  const std::atomic<bool>* is_cancelled = nullptr;  // when it becomes true, layers not begun yet stay empty
 };
 
 // Metrics of every plan over the queries from its decision to the end of the trace.
 //
 // Memory: per thread, K and V of one layer, the evaluated rows of q, at most 64 MiB of full weights and one layer's
 // cache of every plan. Results do not depend on threads.
-std::vector<PlanMetrics> Evaluate(const TraceSource& source, const std::vector<Plan>& plans,
+std::vector<PlanMetrics> Evaluate(const TraceSource& source, std::span<const Plan> plans,
                                   const EvaluateOptions& options);
 
 }  // namespace kvscope

@@ -74,7 +74,7 @@ struct PlanState {
 
 class LayerEvaluation {
  public:
-  LayerEvaluation(const TraceSource& source, int layer_index, const std::vector<Plan>& plans,
+  LayerEvaluation(const TraceSource& source, int layer_index, std::span<const Plan> plans,
                   const std::vector<std::unique_ptr<Policy>>& policies, const EvaluateOptions& options)
       : source_(source),
         layer_(source.info().layers[layer_index]),
@@ -159,7 +159,7 @@ class LayerEvaluation {
   const TraceSource& source_;
   const LayerInfo& layer_;
   const int layer_index_;
-  const std::vector<Plan>& plans_;
+  std::span<const Plan> plans_;
   const std::vector<std::unique_ptr<Policy>>& policies_;
   const EvaluateOptions& options_;
   const ModelShape shape_;
@@ -381,6 +381,7 @@ void LayerEvaluation::EvaluateOne(size_t plan, int query) {
     observer.full_row = [&](int, int head) { return FullWeights(head, query); };
   }
   cache.Step(step, *state.policy, &observer);
+  if (options_.see_actions && !state.actions.empty()) options_.see_actions(plan, state.actions);
   for (const CacheAction& action : state.actions) {
     if (action.bits == 0) state.mask[action.kv_head][action.token] = 0;
     if (is_needle_[action.token]) state.needle_bits[action.kv_head][action.token] = action.bits;
@@ -418,7 +419,7 @@ void LayerEvaluation::SeeStep(size_t plan, int query, const ReadPlan* reads, con
 
 }  // namespace
 
-std::vector<PlanMetrics> Evaluate(const TraceSource& source, const std::vector<Plan>& plans,
+std::vector<PlanMetrics> Evaluate(const TraceSource& source, std::span<const Plan> plans,
                                   const EvaluateOptions& options) {
   std::vector<PlanMetrics> metrics(plans.size());
   if (plans.empty()) return metrics;
@@ -437,6 +438,7 @@ std::vector<PlanMetrics> Evaluate(const TraceSource& source, const std::vector<P
     metrics[i].layers.resize(shape.num_layers);
   }
   tbb::parallel_for(0, shape.num_layers, [&](int layer) {
+    if (options.is_cancelled && *options.is_cancelled) return;
     LayerEvaluation evaluation(source, layer, plans, policies, options);
     std::vector<LayerMetrics> layer_metrics = evaluation.Run();
     for (size_t i = 0; i < plans.size(); ++i) metrics[i].layers[layer] = std::move(layer_metrics[i]);

@@ -14,29 +14,6 @@ namespace {
 constexpr int kLayersAtOnce = 4;  // of the evidence pass: enough for many threads, little memory
 constexpr double kHalfBytes = 2;
 
-// Requests that differ in the budget only.
-struct Group {
-  std::vector<size_t> requests;
-  std::unique_ptr<Policy> policy;
-  PolicyNeeds needs;
-};
-
-std::vector<Group> GroupRequests(const std::vector<PlanRequest>& requests, const ModelShape& shape) {
-  std::map<std::tuple<std::string, int, int, int>, size_t> group_from_key;
-  std::vector<Group> groups;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    const PlanRequest& request = requests[i];
-    const auto [found, is_new] = group_from_key.try_emplace(
-        {request.spec.text, request.FirstDecision(), request.guards.sinks, request.guards.recent}, groups.size());
-    if (is_new) {
-      groups.push_back({{}, request.make_policy ? request.make_policy() : request.spec.MakePolicy(request.guards), {}});
-      groups.back().needs = groups.back().policy->Needs(shape);
-    }
-    groups[found->second].requests.push_back(i);
-  }
-  return groups;
-}
-
 [[noreturn]] void FailPlan(const Plan& plan, const std::string& what) {
   throw Error(StrCat("policy '", plan.request.spec.text, "': ", what, "; the policy is broken"));
 }
@@ -137,48 +114,41 @@ void CheckBytes(const Plan& plan) {
   FailPlan(plan, StrCat("expected at most ", plan.budget.bytes, " bytes, found ", bytes));
 }
 
-// Ties: the lower token comes first.
-std::vector<float> RanksOf(const Plan& plan, const std::vector<int>& tokens) {
-  std::vector<float> ranks;
+}  // namespace
+
+Plan Decide(const SeenPolicy& seen, const BudgetSpec& budget, const std::vector<int>& watched_tokens) {
+  Plan plan;
+  plan.request = seen.request;
+  plan.request.budget = budget;
+  plan.needs = seen.needs;
+  plan.watched_tokens = watched_tokens;
+  plan.shape = seen.shape;
+  plan.store = seen.request.spec.MakeStore();
+  plan.policy = seen.policy->Snapshot();
+  plan.budget = BudgetOf(plan);
+  plan.is_minimum = IsMinimum(plan);
+  plan.budgets = plan.policy->Allocate(plan.shape, plan.budget);
+  CheckBudgets(plan);
+  std::vector<std::vector<float>> priority(watched_tokens.empty() ? 0 : plan.shape.num_kv_heads);
   for (int layer = 0; layer < plan.shape.num_layers; ++layer) {
-    for (int kv_head = 0; kv_head < plan.shape.num_kv_heads; ++kv_head) {
-      const std::span<const float> priority = plan.policy->Priority(layer, kv_head);
-      if (priority.empty()) return {};
-      for (const int token : tokens) {
-        const float own = token < std::ssize(priority) ? priority[token] : 0;
-        int before = 0;
-        for (int other = 0; other < std::ssize(priority); ++other) {
-          before += priority[other] > own || (priority[other] == own && other < token);
-        }
-        ranks.push_back(static_cast<float>(before));
+    for (size_t kv_head = 0; kv_head < priority.size(); ++kv_head) {
+      const std::span<const float> ranked = plan.policy->Priority(layer, static_cast<int>(kv_head));
+      priority[kv_head].assign(ranked.begin(), ranked.end());
+    }
+    plan.layers.push_back(plan.policy->Select(layer, plan.budgets[layer]));
+    CheckLayer(plan, layer);
+    for (size_t kv_head = 0; kv_head < priority.size(); ++kv_head) {
+      for (const int token : watched_tokens) {
+        if (token >= std::ssize(priority[kv_head])) continue;
+        plan.watched_rank.push_back(*RankOf(priority[kv_head], token, plan.layers[layer][kv_head].keep));
       }
     }
   }
-  return ranks;
-}
-
-Plan Decide(const PlanRequest& request, const Group& group, const ModelShape& shape,
-            const std::vector<int>& watched_tokens) {
-  Plan plan;
-  plan.request = request;
-  plan.needs = group.needs;
-  plan.shape = shape;
-  plan.store = request.spec.MakeStore();
-  plan.policy = group.policy->Snapshot();
-  plan.budget = BudgetOf(plan);
-  plan.is_minimum = IsMinimum(plan);
-  plan.budgets = plan.policy->Allocate(shape, plan.budget);
-  CheckBudgets(plan);
-  plan.watched_rank = RanksOf(plan, watched_tokens);
-  for (int layer = 0; layer < shape.num_layers; ++layer) {
-    plan.layers.push_back(plan.policy->Select(layer, plan.budgets[layer]));
-    CheckLayer(plan, layer);
-  }
+  const size_t watched = plan.shape.num_layers * priority.size() * watched_tokens.size();
+  if (plan.watched_rank.size() < watched) plan.watched_rank.clear();
   if (plan.SpendsBits()) CheckBytes(plan);
   return plan;
 }
-
-}  // namespace
 
 std::string_view Name(Protocol protocol) {
   return protocol == Protocol::kPrompt ? "prompt" : "context";
@@ -259,42 +229,70 @@ std::string WhyRefused(const TraceSource& source, const PlanRequest& request) {
   return "";
 }
 
-std::vector<Plan> MakePlans(const TraceSource& source, const std::vector<PlanRequest>& requests,
-                            const PlanOptions& options) {
+std::vector<SeenPolicy> ShowTrace(const TraceSource& source, const std::vector<PlanRequest>& requests,
+                                  const PlanOptions& options) {
   const ModelShape shape = ShapeOf(source.info());
-  std::vector<Group> groups = GroupRequests(requests, shape);
+  std::vector<std::unique_ptr<Policy>> policies;
+  std::vector<SeenPolicy> seen;
   int row_end = options.row_end;
-  for (const PlanRequest& request : requests) row_end = std::max(row_end, request.decision_token);
+  for (const PlanRequest& request : requests) {
+    policies.push_back(request.make_policy ? request.make_policy() : request.spec.MakePolicy(request.guards));
+    seen.push_back({request, policies.back()->Needs(shape), shape, nullptr});
+    row_end = std::max(row_end, request.decision_token);
+  }
+  std::vector<LayerEvidence>* const known = options.known;
+  if (known && (std::ssize(*known) != shape.num_layers || known->at(0).row_end != row_end)) {
+    known->assign(shape.num_layers, {});
+    for (LayerEvidence& layer : *known) layer.row_end = row_end;
+  }
   Evidence evidence(source, row_end);
-  for (const Group& group : groups) {
-    for (const StatisticSpec& spec : group.needs.statistics) {
-      evidence.Add(spec, requests[group.requests[0]].FirstDecision());
-    }
-    if (group.needs.keys || group.needs.values || group.needs.queries) evidence.KeepRows();
+  for (const SeenPolicy& one : seen) {
+    for (const StatisticSpec& spec : one.needs.statistics) evidence.Add(spec, one.request.FirstDecision());
+    if (one.needs.keys || one.needs.values || one.needs.queries) evidence.KeepRows();
   }
   if (options.add_evidence) options.add_evidence(evidence);
 
   for (int begin = 0; begin < shape.num_layers; begin += kLayersAtOnce) {
-    const auto layers = evidence.Compute(begin, std::min(begin + kLayersAtOnce, shape.num_layers));
-    tbb::parallel_for(size_t{0}, groups.size() + 1, [&](size_t i) {
+    const int end = std::min(begin + kLayersAtOnce, shape.num_layers);
+    auto layers = evidence.Compute(begin, end,
+                                   known ? std::span(*known).subspan(begin, end - begin) : std::span<LayerEvidence>{});
+    tbb::parallel_for(size_t{0}, seen.size() + 1, [&](size_t i) {
       for (const LayerEvidence& layer : layers) {
-        if (i < groups.size()) {
-          groups[i].policy->AfterLayer(
-              EvidenceView(layer, requests[groups[i].requests[0]].FirstDecision(), options.seed));
+        if (i < seen.size()) {
+          policies[i]->AfterLayer(EvidenceView(layer, seen[i].request.FirstDecision(), options.seed));
         } else if (options.see_layer) {
           options.see_layer(layer);
         }
       }
     });
+    for (size_t i = 0; known && i < layers.size(); ++i) {
+      layers[i].kv_heads.clear();  // large, and read again soon enough
+      (*known)[begin + i] = std::move(layers[i]);
+    }
   }
+  for (size_t i = 0; i < seen.size(); ++i) seen[i].policy = std::move(policies[i]);
+  return seen;
+}
 
-  std::vector<Plan> plans(requests.size());
-  std::vector<size_t> group_from_request(requests.size());
-  for (size_t group = 0; group < groups.size(); ++group) {
-    for (const size_t request : groups[group].requests) group_from_request[request] = group;
+std::vector<Plan> MakePlans(const TraceSource& source, const std::vector<PlanRequest>& requests,
+                            const PlanOptions& options) {
+  // Those that differ in the budget only look at the trace once.
+  std::map<std::tuple<std::string, int, int, int>, size_t> seen_from_key;
+  std::vector<PlanRequest> different;
+  std::vector<size_t> seen_from_request;
+  for (const PlanRequest& request : requests) {
+    const auto [found, is_new] = seen_from_key.try_emplace(
+        {request.spec.text, request.FirstDecision(), request.guards.sinks, request.guards.recent}, different.size());
+    if (is_new) different.push_back(request);
+    seen_from_request.push_back(found->second);
   }
+  PlanOptions to_last_decision = options;
+  for (const PlanRequest& request : requests)
+    to_last_decision.row_end = std::max(to_last_decision.row_end, request.decision_token);
+  const std::vector<SeenPolicy> seen = ShowTrace(source, different, to_last_decision);
+  std::vector<Plan> plans(requests.size());
   tbb::parallel_for(size_t{0}, requests.size(), [&](size_t i) {
-    plans[i] = Decide(requests[i], groups[group_from_request[i]], shape, options.watched_tokens);
+    plans[i] = Decide(seen[seen_from_request[i]], requests[i].budget, options.watched_tokens);
   });
   return plans;
 }

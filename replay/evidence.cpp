@@ -105,23 +105,30 @@ void Evidence::Add(const StatisticSpec& spec, int num_tokens) {
   if (std::find(specs_.begin(), specs_.end(), key) == specs_.end()) specs_.push_back(key);
 }
 
-std::vector<LayerEvidence> Evidence::Compute(int layer_begin, int layer_end) const {
+std::vector<LayerEvidence> Evidence::Compute(int layer_begin, int layer_end, std::span<LayerEvidence> known) const {
   const ModelShape shape = ShapeOf(source_.info());
   std::vector<LayerEvidence> layers(layer_end - layer_begin);
+  std::vector<StatisticSpec> specs;  // to be computed
   for (int layer = layer_begin; layer < layer_end; ++layer) {
     LayerEvidence& evidence = layers[layer - layer_begin];
     evidence.layer_index = layer;
     evidence.row_end = row_end_;
     evidence.shape = shape;
     evidence.scale = static_cast<float>(source_.info().layers[layer].scale);
-    for (const StatisticSpec& spec : specs_) {
+    if (!known.empty()) evidence.statistics = std::move(known[layer - layer_begin].statistics);
+    if (layer == layer_begin) {
+      for (const StatisticSpec& spec : specs_) {
+        if (!evidence.statistics.contains(spec)) specs.push_back(spec);
+      }
+    }
+    for (const StatisticSpec& spec : specs) {
       evidence.statistics[spec].resize(static_cast<size_t>(shape.num_heads) * row_end_);
     }
     if (!keeps_rows_) continue;
     evidence.kv_heads.resize(shape.num_kv_heads);
     evidence.q_token = source_.q_token(layer);
   }
-  if (specs_.empty() && !keeps_rows_ && sampled_tokens_.empty()) return layers;
+  if (specs.empty() && !keeps_rows_ && sampled_tokens_.empty()) return layers;
   const int group = shape.HeadsPerKvHead();
   tbb::parallel_for(0, static_cast<int>(layers.size()) * shape.num_kv_heads, [&](int task) {
     LayerEvidence& evidence = layers[task / shape.num_kv_heads];
@@ -139,16 +146,16 @@ std::vector<LayerEvidence> Evidence::Compute(int layer_begin, int layer_end) con
     problem.group = group, problem.num_rows = data->num_rows, problem.num_tokens = data->num_tokens;
     problem.head_dim = shape.head_dim_k, problem.row_end = row_end_;
     problem.scale = source_.info().layers[evidence.layer_index].scale;
-    std::vector<std::vector<float>> out(specs_.size());
+    std::vector<std::vector<float>> out(specs.size());
     // Isolated, so that a thread that waits here does not load a second KV head.
-    tbb::this_task_arena::isolate([&] { cpu_fast::ColumnStats(problem, specs_, out); });
-    for (size_t s = 0; s < specs_.size(); ++s) {
+    tbb::this_task_arena::isolate([&] { cpu_fast::ColumnStats(problem, specs, out); });
+    for (size_t s = 0; s < specs.size(); ++s) {
       if (!std::all_of(out[s].begin(), out[s].end(), [](float value) { return std::isfinite(value); })) {
         throw Error(StrCat("layer ", source_.info().layers[evidence.layer_index].layer, ", KV head index ", kv_head,
                            ": expected finite weights; the trace is damaged, see kvscope verify"));
       }
       std::copy(out[s].begin(), out[s].end(),
-                evidence.statistics.at(specs_[s]).begin() + static_cast<int64_t>(kv_head) * group * row_end_);
+                evidence.statistics.at(specs[s]).begin() + static_cast<int64_t>(kv_head) * group * row_end_);
     }
     if (!sampled_tokens_.empty()) SeeSampledRows(evidence.layer_index, kv_head, *data);
   });

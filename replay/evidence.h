@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -55,8 +56,9 @@ class Evidence {
   void SampleRows(std::vector<int> query_tokens, SeeRow see_row) {
     sampled_tokens_ = std::move(query_tokens), see_row_ = std::move(see_row);
   }
-  // Several layers at a time, in parallel.
-  std::vector<LayerEvidence> Compute(int layer_begin, int layer_end) const;
+  // Several layers at a time, in parallel. known: [layer - layer_begin] what an earlier pass over the same rows
+  // answered; its statistics are passed on instead of being computed again.
+  std::vector<LayerEvidence> Compute(int layer_begin, int layer_end, std::span<LayerEvidence> known = {}) const;
 
  private:
   const TraceSource& source_;

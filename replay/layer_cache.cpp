@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "core/error.h"
@@ -249,7 +250,17 @@ void LayerCache::CheckReads(const ReadPlan& reads, int query_token) const {
   }
 }
 
-void LayerCache::Apply(const LayerPlan& plan, int query_token) {
+std::optional<EntryRank> RankOf(std::span<const float> priority, int slot, std::span<const int> keep) {
+  if (priority.empty()) return std::nullopt;
+  EntryRank rank{priority[slot], std::numeric_limits<float>::infinity(), 0};
+  for (int other = 0; other < std::ssize(priority); ++other) {
+    rank.num_before += priority[other] > rank.priority || (priority[other] == rank.priority && other < slot);
+  }
+  for (const int kept : keep) rank.lowest_kept = std::min(rank.lowest_kept, priority[kept]);
+  return rank;
+}
+
+void LayerCache::Apply(const LayerPlan& plan, const Policy& policy, int query_token) {
   if (plan.size() != heads_.size()) {
     throw Error(StrCat("policy ", rules_.policy, ", layer index ", layer_index_, ": expected a plan for ",
                        heads_.size(), " KV heads, found ", plan.size(), "; the policy is broken"));
@@ -269,7 +280,10 @@ void LayerCache::Apply(const LayerPlan& plan, int query_token) {
     for (size_t slot = 0; slot < head.token_from_slot.size(); ++slot) {
       const int token = head.token_from_slot[slot];
       const bool stays = kept < keep.size() && keep[kept] == static_cast<int>(slot);
-      if (action_log_ && !stays) action_log_->push_back({query_token, layer_index_, kv_head, token, 0});
+      if (action_log_ && !stays) {
+        action_log_->push_back({query_token, layer_index_, kv_head, token, 0,
+                                RankOf(policy.Priority(layer_index_, kv_head), static_cast<int>(slot), keep)});
+      }
       if (!stays) continue;
       if (action_log_ && !keeps_bits && bits[kept] != bits_now[slot]) {
         action_log_->push_back({query_token, layer_index_, kv_head, token, bits[kept]});
@@ -356,7 +370,7 @@ void LayerCache::StepSingly(const LayerStep& one, Policy& policy, const TokenObs
   const WeightsView view(*this, one.first_token, record_.weights, observer);
   const std::optional<LayerPlan> plan = policy.AfterStep(view, rules_.budget_entries);
   // 6. Compress and evict.
-  if (plan) Apply(*plan, one.first_token);
+  if (plan) Apply(*plan, policy, one.first_token);
   CheckAfterEviction(one.first_token);
   // 7. The next token.
 }

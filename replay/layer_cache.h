@@ -58,10 +58,18 @@ struct AttendRecord {
   std::vector<std::vector<float>> watched_weights;  // [head][token, watched]; 0 for tokens after the query
 };
 
+// Where an entry stood among those that competed with it. Absent when the policy ranks nothing.
+struct EntryRank {
+  float priority = 0, lowest_kept = 0;  // of those that stayed
+  int num_before = 0;                   // entries ranked before it; ties: the lower token comes first
+};
+std::optional<EntryRank> RankOf(std::span<const float> priority, int slot, std::span<const int> keep);
+
 // One change of a cache, for the viewer and for ledgers.
 struct CacheAction {
   int query_token = 0, layer_index = 0, kv_head = 0, token = 0;
-  uint8_t bits = 0;  // after the action; 0: evicted
+  uint8_t bits = 0;                 // after the action; 0: evicted
+  std::optional<EntryRank> rank{};  // of an evicted one
 };
 
 // Looks on while a step is under way, one query token at a time: replay measures here.
@@ -112,7 +120,7 @@ class LayerCache {
   void Settle();
   std::optional<ReadPlan> ChooseReads(const LayerStep& one, Policy& policy);
   void AttendHead(const LayerStep& step, int kv_head, const ReadPlan* reads, AttendRecord* record);
-  void Apply(const LayerPlan& plan, int query_token);
+  void Apply(const LayerPlan& plan, const Policy& policy, int query_token);
   void CheckAfterEviction(int query_token) const;
   void CheckReads(const ReadPlan& reads, int query_token) const;
 

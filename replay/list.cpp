@@ -76,8 +76,9 @@ void WriteCommon(std::ostringstream& out, const PlugInInfo& info, const std::str
 Json JsonOf(const PlugInInfo& info, const Descriptions& parameters) {
   Json json{{"name", info.name}, {"paper", info.paper_url}, {"summary", info.summary}, {"departs", info.departs}};
   json["parameters"] = Json::array();
-  for (const auto& [name, value, range, help] : parameters) {
-    json["parameters"].push_back({{"name", name}, {"default", value}, {"range", range}, {"help", help}});
+  for (const Params::Description& parameter : parameters) {
+    json["parameters"].push_back(
+        {{"name", parameter.name}, {"default", parameter.value}, {"range", parameter.range}, {"help", parameter.help}});
   }
   return json;
 }

@@ -246,7 +246,8 @@ class Policy {
   virtual void AfterLayer(const LayerView& view) = 0;
   // All layers were seen. Afterwards Select is valid. Policies that spend bits answer the entries they will keep.
   virtual Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) = 0;
-  // Between Allocate and Select, for those who look on: what it ranks the tokens of a KV head by; empty: by nothing.
+  // For those who look on: what it ranks the entries of a KV head by; empty: by nothing. Between Allocate and Select,
+  // and after an AfterStep that answered a plan: of the slots before that plan.
   virtual std::span<const float> Priority(int layer_index, int kv_head) const {
     (void)layer_index, (void)kv_head;
     return {};

@@ -73,6 +73,16 @@ SpecPieces SplitSpec(const std::string& text) {
   return pieces;
 }
 
+std::string JoinSpec(const SpecPieces& pieces) {
+  std::string text = pieces.scorer;
+  if (!pieces.allocator.empty()) text += "+" + pieces.allocator;
+  if (!pieces.chunk.empty()) text += "/" + pieces.chunk;
+  if (!pieces.store.empty()) text += "@" + pieces.store;
+  if (!pieces.reader.empty()) text += "&" + pieces.reader;
+  for (const auto& [name, value] : pieces.values) text += StrCat(":", name, "=", value);
+  return text;
+}
+
 namespace {
 
 // A combination stands for another spec; what the user adds wins over it.
@@ -273,7 +283,8 @@ PolicySpec PolicySpec::Parse(const std::string& text) {
   spec.every = made.settings.every;
   spec.growth = made.settings.growth;
   spec.prefill_chunk = made.prefill_chunk;
-  for (const Params::Description& parameter : made.params.descriptions()) {
+  spec.choices = made.params.descriptions();
+  for (const Params::Description& parameter : spec.choices) {
     spec.parameters += StrCat(spec.parameters.empty() ? "" : ":", parameter.name, "=", parameter.value);
   }
   return spec;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "replay/policy.h"
+#include "replay/registry.h"
 #include "replay/store.h"
 
 namespace kvscope {
@@ -19,7 +20,8 @@ struct SpecPieces {
   std::string scorer, allocator, chunk, store, reader;  // chunk: "chunk=8" or "block=32"
   std::map<std::string, std::string> values;
 };
-SpecPieces SplitSpec(const std::string& text);  // throws Error where the text has no such form
+SpecPieces SplitSpec(const std::string& text);   // throws Error where the text has no such form
+std::string JoinSpec(const SpecPieces& pieces);  // the inverse
 
 // What the user asked to keep. The prompt (or context) before the decision is the whole.
 struct BudgetSpec {
@@ -47,6 +49,7 @@ class PolicySpec {
   int every = 0;
   int prefill_chunk = 0;  // 0: decides after the whole prefill; N: after N tokens, and goes on as in decode
   std::map<std::string, std::string> values;
+  std::vector<Params::Description> choices;  // every parameter that it takes, with the value in force
 
   PolicyNeeds Needs(const ModelShape& shape) const;
   std::unique_ptr<Policy> MakePolicy(const Guards& guards) const;

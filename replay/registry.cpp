@@ -84,7 +84,7 @@ int Params::Int(const std::string& name, int default_value, int min, int max, co
     }
     value = *number;
   }
-  Describe({name, StrCat(value), range, help});
+  Describe({name, StrCat(value), range, help, {}, double(min), double(max), true});
   return value;
 }
 
@@ -100,7 +100,7 @@ double Params::Real(const std::string& name, double default_value, double min, d
   }
   char shortest[32];  // text that reads back as the same number
   const char* const end = std::to_chars(shortest, shortest + sizeof(shortest), value).ptr;
-  Describe({name, std::string(static_cast<const char*>(shortest), end), range, help});
+  Describe({name, std::string(static_cast<const char*>(shortest), end), range, help, {}, min, max});
   return value;
 }
 
@@ -115,7 +115,7 @@ std::string Params::Choice(const std::string& name, const std::string& default_v
     }
     value = *text;
   }
-  Describe({name, value, range, help});
+  Describe({name, value, range, help, choices});
   return value;
 }
 

@@ -22,6 +22,9 @@ class Params {
  public:
   struct Description {
     std::string name, value, range, help;  // value: the one in force
+    std::vector<std::string> choices{};    // of a text; empty for numbers
+    double min = 0, max = 0;               // of a number
+    bool is_integer = false;
   };
   Params() = default;  // all defaults
   Params(std::string where, std::map<std::string, std::string> values);

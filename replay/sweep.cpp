@@ -153,8 +153,9 @@ void AddNeedleArrays(const Plan& plan, const std::vector<int>& needle_tokens, st
   if (!has_retention) arrays.push_back(std::move(retention));
   arrays.push_back(std::move(bits));
   if (plan.watched_rank.empty()) return;
-  arrays.push_back(
-      {"needle_rank", {"layer", "kv_head", "needle_token"}, {num_layers, num_kv_heads, count}, plan.watched_rank});
+  NamedArray ranks{"needle_rank", {"layer", "kv_head", "needle_token"}, {num_layers, num_kv_heads, count}, {}};
+  for (const EntryRank& rank : plan.watched_rank) ranks.values.push_back(static_cast<float>(rank.num_before));
+  arrays.push_back(std::move(ranks));
 }
 
 void AddKeptArrays(const Plan& plan, std::vector<NamedArray>& arrays) {
