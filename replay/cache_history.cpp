@@ -56,8 +56,7 @@ std::vector<TokenLoss> CacheHistory::LossesUntil(int layer_index, int kv_head, s
   }
   for (const CacheAction& action : OfLayer(layer_index)) {
     if (action.query_token > query_token) break;
-    if (action.kv_head != kv_head || action.bits > 0 || !std::ranges::binary_search(tokens, action.token))
-      continue;
+    if (action.kv_head != kv_head || action.bits > 0 || !std::ranges::binary_search(tokens, action.token)) continue;
     losses.push_back({action.token, action.query_token, false, action.rank});
   }
   std::ranges::stable_sort(losses, {}, &TokenLoss::token);

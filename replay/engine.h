@@ -13,6 +13,7 @@
 
 #include "core/trace.h"
 #include "replay/evidence.h"
+#include "replay/full_rows.h"
 #include "replay/layer_cache.h"
 #include "replay/metrics.h"
 #include "replay/policy_spec.h"
@@ -43,11 +44,11 @@ struct Plan {
   PolicyNeeds needs;
   ModelShape shape;
   std::shared_ptr<const Store> store;
-  std::unique_ptr<Policy> policy;  // ready for BeforeStep and AfterStep
-  PolicyBudget budget;             // as asked
-  bool is_minimum = false;         // the budget gave less than one entry per KV head
-  Budgets budgets;                 // [layer][kv_head] entries
-  std::vector<LayerPlan> layers;   // [layer], slots are tokens
+  std::unique_ptr<Policy> policy;   // ready for BeforeStep and AfterStep
+  PolicyBudget budget;              // as asked
+  bool is_minimum = false;          // the budget gave less than one entry per KV head
+  Budgets budgets;                  // [layer][kv_head] entries
+  std::vector<LayerPlan> layers;    // [layer], slots are tokens
   std::vector<int> watched_tokens;  // ascending
   // [layer, kv_head, watched token] where the decision found it; empty: the policy ranks nothing.
   std::vector<EntryRank> watched_rank;
@@ -107,6 +108,7 @@ struct EvaluateOptions {
   // Changes that a query made to the cache of a layer, called from several threads; one layer's in order.
   std::function<void(size_t plan, std::span<const CacheAction> actions)> see_actions;
   std::function<void()> layer_done;                 // for a progress bar
+  FullRowsCache* full_rows = nullptr;               // kept over calls on one trace
   const std::atomic<bool>* is_cancelled = nullptr;  // when it becomes true, layers not begun yet stay empty
 };
 

@@ -151,7 +151,7 @@ class LayerEvaluation {
   void Measure(size_t plan, int query, const float* out, int64_t out_stride);
   void AddNeedleWeight(size_t plan, int head, int query, double weight);
   std::span<const float> FullWeights(int head, int query) const {
-    return {&weights_[(int64_t{head} * block_ + query - begin_) * stride_],
+    return {&full_->weights[(int64_t{head} * block_ + query - begin_) * stride_],
             static_cast<size_t>(first_token_ + query + 1)};
   }
   bool IsAnswer(int query) const { return first_token_ + query >= options_.answer_begin; }
@@ -175,12 +175,8 @@ class LayerEvaluation {
 
   // Of the present block of queries.
   int begin_ = 0, block_ = 0;
-  std::vector<float> weights_;         // [head, block, stride]
-  std::vector<double> weight_sum_;     // [head, block]
-  std::vector<float> full_out_;        // [head, block, head_dim_v]
-  std::vector<std::vector<int>> top_;  // [head, block] tokens
-  std::vector<double> full_needle_;    // [head, block]
-  std::vector<float> ones_;            // [tokens]
+  std::shared_ptr<const FullRows> full_;
+  std::vector<float> ones_;  // [tokens]
   std::vector<float> out_;
 };
 
@@ -257,40 +253,47 @@ void LayerEvaluation::StartMeasuring(PlanState& state) const {
 }
 
 void LayerEvaluation::AttendFully() {
+  FullRowsCache* const kept = options_.full_rows;
+  full_ = kept ? kept->Find(layer_index_, first_token_ + begin_, block_) : nullptr;
+  if (full_) return;
   const int num_heads = shape_.num_heads, dim_v = shape_.head_dim_v;
-  weights_.resize(static_cast<size_t>(num_heads) * block_ * stride_);
-  full_out_.resize(static_cast<size_t>(num_heads) * block_ * dim_v);
-  weight_sum_.resize(static_cast<size_t>(num_heads) * block_);
-  full_needle_.assign(weight_sum_.size(), 0.0);
-  top_.resize(weight_sum_.size());
+  const auto full = std::make_shared<FullRows>();
+  full_ = full;
+  const size_t num_rows = static_cast<size_t>(num_heads) * block_;
+  full->weights.resize(num_rows * stride_);
+  full->out.resize(num_rows * dim_v);
+  full->weight_sum.resize(num_rows);
+  full->needle_weight.resize(num_rows);
+  full->top.resize(num_rows);
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const int64_t first_head = int64_t{kv_head} * group_;
     TraceTiles tiles(trace_k_[kv_head], trace_v_[kv_head], shape_, block_, stride_,
-                     &weights_[first_head * block_ * stride_]);
+                     &full->weights[first_head * block_ * stride_]);
     CausalAttention problem;
     problem.q = &q_[(first_head * num_queries_ + begin_) * shape_.head_dim_k];
     problem.q_head_stride = int64_t{num_queries_} * shape_.head_dim_k, problem.q_row_stride = shape_.head_dim_k;
     problem.group = group_, problem.num_queries = block_, problem.first_query = first_token_ + begin_;
     problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = dim_v, problem.scale = layer_.scale;
-    problem.out = &full_out_[first_head * block_ * dim_v];
+    problem.out = &full->out[first_head * block_ * dim_v];
     problem.out_head_stride = int64_t{block_} * dim_v, problem.out_row_stride = dim_v;
     cpu_fast::Attend(problem, tiles);
   }
   for (int head = 0; head < num_heads; ++head) {
     for (int query = begin_; query < begin_ + block_; ++query) {
-      const std::span<const float> row = FullWeights(head, query);
       const size_t index = static_cast<size_t>(head) * block_ + query - begin_;
-      ExpShifted({const_cast<float*>(row.data()), row.size()}, lse_[int64_t{head} * num_queries_ + query]);
-      weight_sum_[index] = MaskedSum(row, std::span<const float>(ones_).first(row.size()));
-      if (!(std::fabs(weight_sum_[index] - 1) < kSumTolerance)) {
+      const std::span<float> row(&full->weights[index * stride_], first_token_ + query + 1);
+      ExpShifted(row, lse_[int64_t{head} * num_queries_ + query]);
+      full->weight_sum[index] = MaskedSum(row, std::span<const float>(ones_).first(row.size()));
+      if (!(std::fabs(full->weight_sum[index] - 1) < kSumTolerance)) {
         throw Error(StrCat("layer ", layer_.layer, ", head ", layer_.heads[head], ", token ", first_token_ + query,
-                           ": expected weights that sum to 1, found ", weight_sum_[index],
+                           ": expected weights that sum to 1, found ", full->weight_sum[index],
                            "; the trace is damaged, see kvscope verify"));
       }
-      top_[index] = TopTokens(row, options_.top_k);
-      for (const int token : options_.needle_tokens) full_needle_[index] += row[token];
+      full->top[index] = TopTokens(row, options_.top_k);
+      for (const int token : options_.needle_tokens) full->needle_weight[index] += row[token];
     }
   }
+  if (kept) kept->Keep(layer_index_, first_token_ + begin_, block_, full_);
 }
 
 void LayerEvaluation::Measure(size_t plan, int query, const float* out, int64_t out_stride) {
@@ -306,15 +309,16 @@ void LayerEvaluation::Measure(size_t plan, int query, const float* out, int64_t 
       const size_t index = static_cast<size_t>(head) * block_ + query - begin_;
       const std::span<const float> full = FullWeights(head, query);
       kept_mass[i] = MaskedSum(full, std::span<const float>(mask).first(full.size()));
-      const double loss = std::max(0.0, (weight_sum_[index] - kept_mass[i]) / weight_sum_[index]);
+      const double loss = std::max(0.0, (full_->weight_sum[index] - kept_mass[i]) / full_->weight_sum[index]);
       const size_t dim_v = shape_.head_dim_v;
-      const double error = RelativeError({out + head * out_stride, dim_v}, {&full_out_[index * dim_v], dim_v});
+      const double error = RelativeError({out + head * out_stride, dim_v}, {&full_->out[index * dim_v], dim_v});
       double seen = 0;
-      for (const int token : top_[index]) seen += mask[token];
+      for (const int token : full_->top[index]) seen += mask[token];
       metrics.loss_head[head] += loss, metrics.loss_query[plan_query] += loss;
       metrics.error_head[head] += error, metrics.error_query[plan_query] += error;
-      if (!top_[index].empty()) metrics.overlap_head[head] += seen / static_cast<double>(top_[index].size());
-      if (IsAnswer(query)) metrics.full_needle_weight_head[head] += full_needle_[index];
+      if (!full_->top[index].empty())
+        metrics.overlap_head[head] += seen / static_cast<double>(full_->top[index].size());
+      if (IsAnswer(query)) metrics.full_needle_weight_head[head] += full_->needle_weight[index];
     }
     if (num_needle > 0) {
       double kept = 0, bits = 0;

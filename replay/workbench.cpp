@@ -88,6 +88,7 @@ std::optional<Trial> Workbench::Measure(std::shared_ptr<const Plan> plan, const 
   EvaluateOptions options;
   options.needle_tokens = NeedleBefore(plan->request.decision_token);
   options.answer_begin = source_->info().prompt_tokens;
+  options.full_rows = &full_rows_;
   options.is_cancelled = &is_cancelled;
   options.see_actions = [&](size_t, std::span<const CacheAction> some) {
     const std::lock_guard lock(mutex);

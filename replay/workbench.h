@@ -2,8 +2,9 @@
 // Policies tried by hand on one trace, one after another, by somebody who waits: what was read and what was computed
 // stays, so that another budget of a policy that was tried before takes milliseconds.
 //
-// Memory: q, k, v, lse of KV heads up to kRowBytes, statistics up to kStatisticBytes, and the state of the kMostSeen
-// policies tried last. Thread-safe; looking at the trace for a policy that is new is done by one thread at a time.
+// Memory: q, k, v, lse of KV heads up to kRowBytes, statistics up to kStatisticBytes, the full cache's weights up to
+// kFullRowBytes, and the state of the kMostSeen policies tried last. Thread-safe; looking at the trace for a policy
+// that is new is done by one thread at a time.
 #pragma once
 
 #include <atomic>
@@ -42,12 +43,14 @@ class Workbench {
   // Nothing when cancelled.
   std::optional<Trial> Measure(std::shared_ptr<const Plan> plan, const std::atomic<bool>& is_cancelled) const;
 
-  static constexpr int64_t kRowBytes = int64_t{512} << 20, kStatisticBytes = int64_t{256} << 20;
+  static constexpr int64_t kRowBytes = int64_t{512} << 20, kStatisticBytes = int64_t{256} << 20,
+                           kFullRowBytes = int64_t{256} << 20;
   static constexpr size_t kMostSeen = 16;
 
  private:
   class KeptSource;
   std::unique_ptr<KeptSource> source_;
+  mutable FullRowsCache full_rows_{kFullRowBytes};
   std::mutex mutex_;                  // of all below
   std::list<SeenPolicy> seen_;        // tried last first
   std::vector<LayerEvidence> known_;  // [layer]

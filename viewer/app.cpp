@@ -36,6 +36,7 @@ std::vector<App::NamedPanel> App::MakePanels() {
   panels.push_back({"timeline", "Timeline", std::make_unique<TimelinePanel>()});
   panels.push_back({"text", "Text", std::make_unique<TextPanel>()});
   panels.push_back({"heatmap", "Heatmap", std::make_unique<HeatmapPanel>()});
+  panels.push_back({"policies", "Policies", std::make_unique<PoliciesPanel>()});
   return panels;
 }
 
@@ -104,6 +105,8 @@ void App::Draw() {
     next_follow_ = ImGui::GetTime() + kFollowSecs;
   }
   if (documents_.empty()) return start_.Draw();
+  if (view_.follows_policies && current()->state() == TraceDocument::State::kReady)
+    policies_.Update(*current(), view_, jobs_);
   if (options_.only_panel.empty()) return DrawDocked();
   const ImGuiViewport* const viewport = ImGui::GetMainViewport();
   ImGui::SetNextWindowPos(viewport->WorkPos);
@@ -123,6 +126,7 @@ PanelContext App::Context() {
   return {.document = current(),
           .view = view_,
           .jobs = jobs_,
+          .policies = policies_,
           .is_dark = CurrentTheme().is_dark,
           .wants_frames = &is_moving_,
           .open = [this](const std::string& path) { Open(path); }};
@@ -142,6 +146,7 @@ void App::DrawDocked() {
     const ImGuiID below = ImGui::DockBuilderSplitNode(right, ImGuiDir_Down, 0.30f, nullptr, &right);
     ImGui::DockBuilderDockWindow("Timeline", below);
     ImGui::DockBuilderDockWindow("Text", right);
+    ImGui::DockBuilderDockWindow("Policies", right);
     ImGui::DockBuilderDockWindow("Heatmap", right);
     ImGui::DockBuilderFinish(dock);
   }

@@ -55,6 +55,7 @@ class App final : public Frame {
   };
   static std::vector<NamedPanel> MakePanels();
   friend std::vector<std::string> PanelNames();
+  PolicyModel policies_;
   std::vector<NamedPanel> panels_ = MakePanels();
   Jobs jobs_;  // last: its threads end before what they work on
 };

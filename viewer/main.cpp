@@ -24,6 +24,8 @@ struct Options {
   std::vector<std::string> files;
   std::string screenshot, panel, size = "1600x1000";
   std::optional<int> layer, head;
+  std::string policies, protocol = "prompt", kept_map = "bits";
+  double keep_fraction = 0.25;
   int step = 0;
   float scale = 1;
   bool is_light = false, is_linear = false, masks_sinks = false;
@@ -51,6 +53,15 @@ std::string LayoutPath() {
   return failure ? "" : (folder / "view.ini").string();
 }
 
+// Throws Error for what replay would not take.
+std::vector<PolicyChoice> ChoicesOf(const std::string& list, double keep_fraction) {
+  std::vector<PolicyChoice> choices;
+  for (const std::string& text : SplitSpecs(list)) choices.push_back({PolicySpec::Parse(text).text, keep_fraction});
+  if (choices.size() > kMostPolicies)
+    throw Error(StrCat("--policy: expected at most ", kMostPolicies, " policies, found ", choices.size()));
+  return choices;
+}
+
 void Parse(int argc, char** argv, Options& options, CLI::App& app) {
   app.add_option("FILE", options.files, "traces (*.kvtrace.h5) and results of kvscope replay");
   app.add_option("--screenshot", options.screenshot, "write a picture instead of opening a window; needs no display");
@@ -61,6 +72,16 @@ void Parse(int argc, char** argv, Options& options, CLI::App& app) {
       ->capture_default_str();
   app.add_option("--layer", options.layer, "heatmap: the layer, as the model counts them");
   app.add_option("--head", options.head, "heatmap: the query head");
+  app.add_option("--policy", options.policies, "policies to try side by side, up to 4; all panels follow the first");
+  app.add_option("--keep-fraction", options.keep_fraction, "what they keep, of the fp16 cache's bytes")
+      ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
+  app.add_option("--decide-at", options.protocol, "when they decide: after the prompt, or before the question")
+      ->check(CLI::IsMember({"prompt", "context"}))
+      ->capture_default_str();
+  app.add_option("--map", options.kept_map, "policies: what the maps show")
+      ->check(CLI::IsMember({"kept", "bits", "difference"}))
+      ->capture_default_str();
   app.add_option("--step", options.step, "timeline: the decode step")->check(CLI::Range(0, 1 << 30));
   app.add_flag("--linear", options.is_linear, "heatmap: a linear colour scale instead of a logarithmic one");
   app.add_flag("--mask-sinks", options.masks_sinks,
@@ -90,11 +111,19 @@ int Run(int argc, char** argv) {
   }
   if (!options.files.empty()) shell.title = fs::path(options.files.front()).filename().string() + " - kvscope";
 
+  ViewState view{.is_log = !options.is_linear, .masks_sinks = options.masks_sinks, .step = options.step};
+  view.protocol = options.protocol == "prompt" ? Protocol::kPrompt : Protocol::kContext;
+  view.kept_map = options.kept_map == "kept"   ? KeptMapKind::kKept
+                  : options.kept_map == "bits" ? KeptMapKind::kBits
+                                               : KeptMapKind::kDifference;
+  for (PolicyChoice& choice : view.policies) choice.keep_fraction = options.keep_fraction;
+  if (!options.policies.empty()) view.policies = ChoicesOf(options.policies, options.keep_fraction);
+  view.follows_policies = !options.policies.empty();
   App frame({.paths = options.files,
              .only_panel = options.panel,
              .layer = options.layer,
              .head = options.head,
-             .view = {.is_log = !options.is_linear, .masks_sinks = options.masks_sinks, .step = options.step},
+             .view = view,
              .follows = options.screenshot.empty()});
   if (options.screenshot.empty()) {
     shell.ini_path = LayoutPath();

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/panel_parts.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 
@@ -33,8 +34,11 @@ void TimelinePanel::Draw(PanelContext& context) {
     ImGui::TableNextRow();
     ImGui::TableNextColumn();
     DrawStep(context, reader.steps()[context.view.step], query);
+    DrawActions(context, query);
     ImGui::TableNextColumn();
-    DrawRow(context, query);
+    const bool has_policies = FollowedOutcome(context) != nullptr;
+    DrawRow(context, query, has_policies ? ImGui::GetContentRegionAvail().y * 0.5f : -1);
+    if (has_policies) DrawPolicies(context);
     ImGui::EndTable();
   }
 }
@@ -88,7 +92,7 @@ void TimelinePanel::DrawStep(const PanelContext& context, const StepInfo& step, 
   }
 }
 
-void TimelinePanel::DrawRow(PanelContext& context, int query) {
+void TimelinePanel::DrawRow(PanelContext& context, int query, float height) {
   TraceDocument& document = *context.document;
   if (document.reader().info().layers.empty()) return CentredText("This trace holds no layer.");
   row_.Update(document, context.view, {{query, query + 1}}, context.jobs);
@@ -111,29 +115,26 @@ void TimelinePanel::DrawRow(PanelContext& context, int query) {
   }
   const LayerInfo& layer = document.reader().info().layers[context.view.layer_index];
   const std::string label = StrCat("weight of layer ", layer.layer, ", head ", layer.heads[context.view.head_index]);
-  if (!ImPlot::BeginPlot("##row", {-1, -1}, ImPlotFlags_CanvasOnly)) return;
+  if (!ImPlot::BeginPlot("##row", {-1, height}, ImPlotFlags_CanvasOnly)) return;
   ImPlot::SetupAxes("token looked at", label.c_str(), ImPlotAxisFlags_NoGridLines, ImPlotAxisFlags_NoGridLines);
   ImPlot::SetupAxisScale(ImAxis_Y1, ImPlotScale_Log10);
   ImPlot::SetupAxesLimits(0, document.num_tokens(), kLeastWeight, 1, ImPlotCond_Once);
   ImPlot::SetupFinish();
-  const ImVec2 from = ImPlot::GetPlotPos(), size = ImPlot::GetPlotSize();
-  ImDrawList* const draw = ImPlot::GetPlotDrawList();
-  ImPlot::PushPlotClipRect();
-  for (const LabelledBand& band : document.bands()) {
-    const float left = ImPlot::PlotToPixels(band.token_begin, 1).x, right = ImPlot::PlotToPixels(band.token_end, 1).x;
-    draw->AddRectFilled({left, from.y}, {std::max(right, left + 1), from.y + size.y},
-                        (BandColor(band.kind) & 0x00ffffff) | 0x30000000);
-  }
-  ImPlot::PopPlotClipRect();
+  DrawTokenBands(document.bands(), false);
   const double bar_width = static_cast<double>(count) / static_cast<double>(xs.size());
   ImPlotSpec spec;
   spec.FillColor = spec.LineColor = ImGui::ColorConvertU32ToFloat4(CurrentTheme().palette.accent);
   ImPlot::PlotBars("##weights", xs.data(), ys.data(), static_cast<int>(xs.size()), bar_width, spec);
+  DrawTokenMark(context.view.marked_token);
+  const std::vector<uint8_t> bits = FollowedBits(context);
+  DrawKeptStrip(bits, context.is_dark);
   if (ImPlot::IsPlotHovered()) {
     const int token = static_cast<int>(std::floor(ImPlot::GetPlotMousePos().x));
     if (token >= 0 && token < static_cast<int>(row.size())) {
-      ImGui::SetTooltip("token %d  \"%s\"\nweight %.4g", token,
-                        Escape(document.reader().tokens().pieces[token]).c_str(), row[token]);
+      const std::string kept = KeptText(context, bits, token);
+      ImGui::SetTooltip("token %d  \"%s\"\nweight %.4g\n%s", token,
+                        Escape(document.reader().tokens().pieces[token]).c_str(), row[token], kept.c_str());
+      if (WasClicked()) context.view.marked_token = context.view.marked_token == token ? -1 : token;
     }
   }
   ImPlot::EndPlot();

@@ -4,12 +4,16 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "viewer/heatmap_model.h"
 #include "viewer/jobs.h"
+#include "viewer/kept_map.h"
 #include "viewer/overview_model.h"
+#include "viewer/policy_model.h"
 #include "viewer/texture.h"
 #include "viewer/token_weights.h"
 #include "viewer/trace_document.h"
@@ -24,6 +28,7 @@ struct PanelContext {
   TraceDocument* document = nullptr;  // null: no file is open
   ViewState& view;
   Jobs& jobs;
+  const PolicyModel& policies;
   bool is_dark = true;
   bool* wants_frames = nullptr;                            // set by a panel that moves by itself
   std::function<void(const std::string& path)> open = {};  // opens or goes to a file
@@ -91,12 +96,15 @@ class TimelinePanel final : public Panel {
  private:
   void Play(PanelContext& context, int num_steps);
   void DrawStep(const PanelContext& context, const StepInfo& step, int query);
-  void DrawRow(PanelContext& context, int query);
+  void DrawRow(PanelContext& context, int query, float height);
+  void DrawActions(const PanelContext& context, int query);
+  void DrawPolicies(PanelContext& context);
 
   TokenWeights row_{"timeline"};  // of the step's token
   bool is_playing_ = false;
   float steps_per_sec_ = 4;
-  double due_ = 0;  // when the next step is shown
+  double due_ = 0;    // when the next step is shown
+  int quantity_ = 0;  // of the policies, over steps
 };
 
 class HeatmapPanel final : public Panel {
@@ -112,6 +120,50 @@ class HeatmapPanel final : public Panel {
   HeatmapModel model_;
   Texture texture_;
   int shown_generation_ = 0;
+};
+
+class PoliciesPanel final : public Panel {
+ public:
+  void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
+
+ private:
+  // What is drawn of one policy: computed beside the frames from its outcome, after a query.
+  struct Shown {
+    std::shared_ptr<const PolicyOutcome> outcome;
+    int query_token = 0;
+    KeptMap map;
+    std::vector<float> retention;  // [layer, kv_head] of the needle
+    LossCount losses;              // of the needle
+  };
+  struct Column {
+    std::shared_ptr<const Shown> shown;
+    std::shared_ptr<const PolicyOutcome> asked_outcome;
+    int asked_query = -1;
+    bool is_busy = false;
+    Texture map, retention;
+    std::vector<const void*> drawn_from;  // what the textures show
+    KeptMapKind drawn_kind{};
+    bool is_drawn_dark = false;
+    std::string edited_spec;
+  };
+  void Follow(PanelContext& context, int index, int query_token);
+  void DrawToolbar(PanelContext& context);
+  bool DrawColumn(PanelContext& context, int index);
+  void DrawChoice(PanelContext& context, int index);
+  void DrawParameters(PolicyChoice& choice, const PolicySpec& spec);
+  void DrawFigures(const PanelContext& context, int index);
+  void Paint(const PanelContext& context, int index);
+  void DrawMap(PanelContext& context, int index, float height);
+  void DrawRetention(PanelContext& context, int index, float height);
+  void DrawLosses(PanelContext& context);
+  const PolicySpec* SpecOf(const std::string& text);
+
+  Column columns_[kMostPolicies];
+  std::map<std::string, std::optional<PolicySpec>> specs_;  // parsed once; absent: wrong
+  const TraceDocument* checked_ = nullptr;
+  std::string refusal_;                     // why checked_ cannot be replayed
+  double token_begin_ = 0, token_end_ = 0;  // of all maps
 };
 
 }  // namespace kvscope

@@ -21,6 +21,9 @@ struct PolicyChoice {
 
 inline constexpr int kMostPolicies = 4;  // side by side
 
+// What the maps of policies show; difference: of bits, to the first policy.
+enum class KeptMapKind { kKept, kBits, kDifference };
+
 struct ViewState {
   int document_index = 0;  // of the open traces
   int layer_index = 0;     // of those recorded
@@ -34,6 +37,8 @@ struct ViewState {
   std::vector<PolicyChoice> policies{{"snapkv"}, {"adkvc"}};
   int policy_index = 0;  // the one that all panels follow
   Protocol protocol = Protocol::kPrompt;
+  KeptMapKind kept_map = KeptMapKind::kBits;
+  bool follows_policies = false;  // they are replayed, and panels show what the one chosen keeps
   friend bool operator==(const ViewState&, const ViewState&) = default;
 };
 

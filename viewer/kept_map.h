@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a policy keeps, as a map of (layer, KV head) by token, and as pixels: pure functions, no window.
+#pragma once
+
+#include <vector>
+
+#include "replay/cache_history.h"
+#include "viewer/heatmap_model.h"
+#include "viewer/image.h"
+#include "viewer/view_state.h"
+
+namespace kvscope {
+
+struct KeptMap {
+  int rows = 0, columns = 0, num_tokens = 0;  // a row for each KV head of each layer
+  std::vector<float> kept;                    // [rows, columns] share of a cell's tokens that are there
+  std::vector<float> bits;                    // [rows, columns] mean bits of a cell's tokens, dropped ones 0
+  int TokenBegin(int column) const { return static_cast<int>(int64_t{num_tokens} * column / columns); }
+};
+
+// After a query was done. At most max_columns cells across.
+KeptMap MakeKeptMap(const CacheHistory& history, int query_token, int max_columns);
+
+// [layer, kv_head] share of these tokens that is there after a query.
+std::vector<float> RetentionAfter(const CacheHistory& history, std::span<const int> tokens, int query_token);
+
+// What became of some tokens in all KV heads.
+struct LossCount {
+  int num_entries = 0;  // of these tokens, over the KV heads of all layers
+  int at_decision = 0, later = 0;
+  int heads_without = 0;  // KV heads that hold none of them any more
+};
+LossCount CountLosses(const CacheHistory& history, std::span<const int> counted, int query_token);
+
+inline constexpr float kFullBits = 16;
+// Ink of a number of bits, in [0, 1]: 16 bits are full ink, 2 bits still stand out from none.
+double BitsInk(double bits);
+
+// first: of the first policy, for differences; blue where the other holds less than it, orange where more. A map of
+// another shape has no difference: background.
+Image MakeKeptImage(const KeptMap& map, KeptMapKind kind, const KeptMap& first, const HeatmapColors& colors);
+uint32_t DifferenceColor(double difference, const HeatmapColors& colors);  // in [-1, 1]
+uint32_t Blend(uint32_t from, uint32_t to, double share);
+
+}  // namespace kvscope

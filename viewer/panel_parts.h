@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pieces that several panels draw with.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "viewer/panels.h"
+#include "viewer/trace_document.h"
+
+namespace kvscope {
+
+// Inside ImPlot::BeginPlot: needle, question, answer along the token axis, behind the data; with their names or
+// without.
+void DrawTokenBands(const std::vector<LabelledBand>& bands, bool has_names);
+
+// A line down the plot at a token; -1: none.
+void DrawTokenMark(int token);
+// Along the foot of the plot: what the followed policy holds, darker in more bits.
+void DrawKeptStrip(const std::vector<uint8_t>& bits, bool is_dark);
+
+// The query after which policies are shown: that of the timeline's step.
+int ShownQuery(const PanelContext& context);
+// The followed policy's outcome, when it has an answer.
+std::shared_ptr<const PolicyOutcome> FollowedOutcome(const PanelContext& context);
+// Bits of each token in its cache of the chosen head after the shown query, 0: dropped; empty: no policy is followed.
+std::vector<uint8_t> FollowedBits(const PanelContext& context);
+// "kept in 8 bits by snapkv"; empty: not known.
+std::string KeptText(const PanelContext& context, const std::vector<uint8_t>& bits, int token);
+
+// A press that was no drag ended in this frame.
+bool WasClicked();
+
+}  // namespace kvscope
