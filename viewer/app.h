@@ -15,8 +15,8 @@ namespace kvscope {
 
 struct AppOptions {
   std::vector<std::string> paths;
-  std::string only_panel;          // one of PanelNames(); empty: all, docked
-  std::optional<int> layer, head;  // absolute numbers, for the first trace
+  std::string only_panel{};            // one of PanelNames(); empty: all, docked
+  std::optional<int> layer{}, head{};  // absolute numbers, for the first trace
   ViewState view{};
   bool follows = true;  // files that are still being written; a picture shows what is there
 };
@@ -32,11 +32,12 @@ class App final : public Frame {
 
   // Empty, or why what was asked for cannot be shown.
   std::string failure() const;
+  const ViewState& view() const { return view_; }
+  // The one that is looked at; null: none is open.
+  TraceDocument* current() const;
 
  private:
   void ChooseAskedFor();
-  // The one that is looked at; null: none is open.
-  TraceDocument* current() const;
   PanelContext Context();
   void Open(const std::string& path);
   void DrawDocked();

@@ -16,6 +16,8 @@
 namespace kvscope {
 namespace {
 
+constexpr double kFewestTokens = 8;  // across the map, zoomed in as far as it goes
+
 int NumHeads(const PanelContext& context) {
   return static_cast<int>(context.document->reader().info().layers[context.view.layer_index].heads.size());
 }
@@ -49,6 +51,34 @@ void DrawLegend(const WeightScale& scale, bool is_dark) {
   ImGui::Dummy({width, ImGui::GetFrameHeight()});
   ImGui::SameLine();
   ImGui::TextDisabled("%.3g", scale.highest);
+}
+
+// A drag against the border of [0, tokens) would squeeze a run; it stays as long as it was.
+void KeepLength(int tokens, int length, int& begin, int& end) {
+  if (end - begin >= length - 1) return;  // rounding aside
+  if (begin == 0) {
+    end = std::min(tokens, length);
+  } else if (end == tokens) {
+    begin = std::max(0, tokens - length);
+  }
+}
+
+// What the mouse made of the axes goes into the view; whole tokens, the plot itself may be between them. Returns what
+// the plot shows.
+MapWindow FollowMouse(const TraceDocument& document, const MapWindow& before, ViewState& view) {
+  const ImPlotRect limits = ImPlot::GetPlotLimits();
+  ViewState seen;
+  seen.window = {static_cast<int>(std::floor(limits.Y.Min)), static_cast<int>(std::ceil(limits.Y.Max)),
+                 static_cast<int>(std::floor(limits.X.Min)), static_cast<int>(std::ceil(limits.X.Max))};
+  const MapWindow in_plot = WindowOf(document, seen);
+  MapWindow window = in_plot;
+  if (ImGui::IsMouseDown(ImGuiMouseButton_Left)) {
+    const int tokens = document.num_tokens();
+    KeepLength(tokens, before.query_end - before.query_begin, window.query_begin, window.query_end);
+    KeepLength(tokens, before.token_end - before.token_begin, window.token_begin, window.token_end);
+  }
+  view.window = window == WindowOf(document, ViewState{}) ? MapWindow{} : window;
+  return in_plot;
 }
 
 // Labels along an axis, each in the first line where it does not touch another.
@@ -109,10 +139,14 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
   const double tokens = std::max(1, document.num_tokens());
   ImPlot::SetupAxisLimitsConstraints(ImAxis_X1, 0, tokens);
   ImPlot::SetupAxisLimitsConstraints(ImAxis_Y1, 0, tokens);
-  const bool is_chosen = context.view.window != MapWindow{};
+  ImPlot::SetupAxisZoomConstraints(ImAxis_X1, std::min(tokens, kFewestTokens), tokens);
+  ImPlot::SetupAxisZoomConstraints(ImAxis_Y1, std::min(tokens, kFewestTokens), tokens);
+  // ImPlot locks axes whose limits are set: they are, when something else than the mouse on them changed the view.
+  const bool is_set = window != in_plot_;
   ImPlot::SetupAxesLimits(window.token_begin, window.token_end, window.query_begin, window.query_end,
-                          is_chosen ? ImPlotCond_Once : ImPlotCond_Always);
+                          is_set ? ImPlotCond_Always : ImPlotCond_Once);
   ImPlot::SetupFinish();
+  in_plot_ = is_set ? window : FollowMouse(document, window, context.view);
 
   const ImVec2 size = ImPlot::GetPlotSize();
   model_.Update(document, context.view, std::max(1, static_cast<int>(size.x)), std::max(1, static_cast<int>(size.y)),
@@ -140,13 +174,7 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
   if (ImPlot::IsPlotHovered()) {
     const ImPlotPoint mouse = ImPlot::GetPlotMousePos();
     DrawHover(context, static_cast<int>(std::floor(mouse.y)), static_cast<int>(std::floor(mouse.x)));
-    if (ImGui::IsMouseDoubleClicked(ImGuiMouseButton_Left)) {
-      context.view.window = {};
-    } else if (ImGui::GetIO().MouseWheel != 0 || ImGui::IsMouseDragging(ImGuiMouseButton_Left)) {
-      const ImPlotRect limits = ImPlot::GetPlotLimits();
-      context.view.window = {static_cast<int>(limits.Y.Min), static_cast<int>(std::ceil(limits.Y.Max)),
-                             static_cast<int>(limits.X.Min), static_cast<int>(std::ceil(limits.X.Max))};
-    }
+    if (ImGui::IsMouseDoubleClicked(ImGuiMouseButton_Left)) context.view.window = {};
   }
   ImPlot::EndPlot();
 }

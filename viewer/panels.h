@@ -118,6 +118,7 @@ class HeatmapPanel final : public Panel {
   void DrawHover(const PanelContext& context, int query, int token);
 
   HeatmapModel model_;
+  MapWindow in_plot_;  // what its axes show
   Texture texture_;
   int shown_generation_ = 0;
 };

@@ -7,12 +7,11 @@
 #include <imgui.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 
 #include "core/error.h"
 #include "tests/support/core_files.h"
+#include "tests/support/viewer_display.h"
 #include "viewer/theme.h"
 
 namespace kvscope {
@@ -117,30 +116,6 @@ TEST(Offscreen, SaysHowLargeAPictureMayBe) {
   RectangleFrame frame;
   EXPECT_THROW(RenderOffscreen(frame, {.width = 1 << 20, .height = 60}, 30), Error);
 }
-
-// A virtual display of this test's own, while the object lives.
-class Display {
- public:
-  Display() {
-    const CommandResult started =
-        RunCommand("command -v Xvfb >/dev/null || exit 1; rm -f " + file_ +
-                   "; Xvfb -displayfd 3 -screen 0 800x600x24 -nolisten tcp 3>" + file_ +
-                   " >/dev/null 2>&1 & server=$!; for i in $(seq 100); do [ -s " + file_ +
-                   " ] && break; sleep 0.1; done; printf '%s %s' $server $(cat " + file_ + ")");
-    if (started.exit_code != 0 || std::sscanf(started.output.c_str(), "%d %d", &process_, &number_) != 2) return;
-    setenv("DISPLAY", StrCat(":", number_).c_str(), 1);
-    unsetenv("WAYLAND_DISPLAY");
-  }
-  ~Display() {
-    unsetenv("DISPLAY");
-    if (process_ > 0) RunCommand(StrCat("kill ", process_));
-  }
-  bool is_there() const { return number_ >= 0; }
-
- private:
-  const std::string file_ = TempPath("display");
-  int process_ = -1, number_ = -1;
-};
 
 struct ShortFrame : RectangleFrame {
   void Draw() override {
