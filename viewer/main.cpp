@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // kvscope-view: traces and results in a window, or as a picture.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <iterator>
 #include <optional>
 
 #include "core/error.h"
@@ -22,7 +24,7 @@ constexpr int kSmallestSide = 64, kLargestSide = 16384;
 
 struct Options {
   std::vector<std::string> files;
-  std::string screenshot, panel, size = "1600x1000";
+  std::string screenshot, panel, size = "1600x1000", kind = "query", reduction = "max";
   std::optional<int> layer, head;
   int step = 0;
   float scale = 1;
@@ -60,13 +62,33 @@ void Parse(int argc, char** argv, Options& options, CLI::App& app) {
       ->check(CLI::Range(0.5, 4.0))
       ->capture_default_str();
   app.add_option("--layer", options.layer, "heatmap: the layer, as the model counts them");
-  app.add_option("--head", options.head, "heatmap: the query head");
+  app.add_option("--head", options.head, "heatmap: the query head; by layer all heads without it");
+  app.add_option("--kind", options.kind, "heatmap: what stands over the tokens: queries, layers or decode steps")
+      ->check(CLI::IsMember({"query", "layer", "step"}))
+      ->capture_default_str();
+  app.add_option("--reduce", options.reduction,
+                 "heatmap by layer or step: of the queries' weights; none, by step: each step's own")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kRowReductionNames), std::end(kRowReductionNames))))
+      ->capture_default_str();
   app.add_option("--step", options.step, "timeline: the decode step")->check(CLI::Range(0, 1 << 30));
   app.add_flag("--linear", options.is_linear, "heatmap: a linear colour scale instead of a logarithmic one");
   app.add_flag("--mask-sinks", options.masks_sinks,
                "heatmap: leave out the first tokens, which often take most weight");
   app.add_flag("--light", options.is_light, "dark ink on light paper");
   app.parse(argc, argv);
+}
+
+ViewState ViewOf(const Options& options) {
+  ViewState view{.is_log = !options.is_linear, .masks_sinks = options.masks_sinks, .step = options.step};
+  view.heatmap_kind = options.kind == "layer"  ? HeatmapKind::kLayer
+                      : options.kind == "step" ? HeatmapKind::kStep
+                                               : HeatmapKind::kQuery;
+  view.reduction = static_cast<RowReduction>(std::ranges::find(kRowReductionNames, options.reduction) -
+                                             std::begin(kRowReductionNames));
+  if (view.reduction == RowReduction::kNone && view.heatmap_kind != HeatmapKind::kStep)
+    throw Error("--reduce none: only a step has a row of its own; use it with --kind step");
+  if (options.head) view.layer_heads = LayerHeads::kOne;
+  return view;
 }
 
 int Run(int argc, char** argv) {
@@ -94,7 +116,7 @@ int Run(int argc, char** argv) {
              .only_panel = options.panel,
              .layer = options.layer,
              .head = options.head,
-             .view = {.is_log = !options.is_linear, .masks_sinks = options.masks_sinks, .step = options.step},
+             .view = ViewOf(options),
              .follows = options.screenshot.empty()});
   if (options.screenshot.empty()) {
     shell.ini_path = LayoutPath();

@@ -11,6 +11,7 @@
 #include "viewer/jobs.h"
 #include "viewer/overview_model.h"
 #include "viewer/texture.h"
+#include "viewer/token_map_model.h"
 #include "viewer/token_weights.h"
 #include "viewer/trace_document.h"
 #include "viewer/view_state.h"
@@ -99,6 +100,11 @@ class TimelinePanel final : public Panel {
   double due_ = 0;  // when the next step is shown
 };
 
+// Goes on beside the last item, or on a new line where `width` more does not fit.
+void SameLineIfFits(float width);
+// What an ink means, as a strip with its ends.
+void DrawLegend(const WeightScale& scale, bool is_dark);
+
 class HeatmapPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
@@ -106,12 +112,20 @@ class HeatmapPanel final : public Panel {
  private:
   void DrawControls(PanelContext& context);
   void DrawMap(PanelContext& context);
-  void DrawBands(const std::vector<LabelledBand>& bands);
+  void DrawBands(const std::vector<LabelledBand>& bands, bool on_both_axes = true);
   void DrawHover(const PanelContext& context, int query, int token);
+  // Token x layer and token x step (panel_heatmap_lines.cpp).
+  void DrawKind(PanelContext& context);
+  void DrawLines(PanelContext& context);
+  void DrawLineHover(const PanelContext& context, int line, int token);
 
   HeatmapModel model_;
   Texture texture_;
   int shown_generation_ = 0;
+  TokenMapModel lines_;
+  Texture lines_texture_;
+  int shown_lines_ = 0;         // generation
+  MapWindow lines_window_{-1};  // that the plot of lines was set to
 };
 
 }  // namespace kvscope

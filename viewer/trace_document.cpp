@@ -48,11 +48,12 @@ TraceDocument::TraceDocument(std::string path, Jobs& jobs) : path_(std::move(pat
 void TraceDocument::Describe() {
   bands_.clear();
   for (const Span& span : reader_->info().spans) bands_.push_back({span.kind, span.token_begin, span.token_end});
-  const bool has_question =
-      std::ranges::any_of(bands_, [](const LabelledBand& band) { return band.kind == "question"; });
-  for (const Segment& segment : reader_->info().segments) {
-    if (segment.role == "question" && !has_question)
-      bands_.push_back({segment.role, segment.token_begin, segment.token_end});
+  // Who asks is marked by spans, or else by segments.
+  for (const char* const role : {"question", "answer"}) {
+    if (std::ranges::any_of(bands_, [role](const LabelledBand& band) { return band.kind == role; })) continue;
+    for (const Segment& segment : reader_->info().segments) {
+      if (segment.role == role) bands_.push_back({role, segment.token_begin, segment.token_end});
+    }
   }
   std::ranges::stable_sort(bands_, {}, &LabelledBand::token_begin);
   facts_ = SummaryLines(path_, *reader_);
