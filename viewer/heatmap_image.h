@@ -29,9 +29,10 @@ struct HeatmapOptions {
 };
 
 // The largest weight of the cells that are drawn.
-float HighestWeight(const WeightMap& map, int masked_tokens);
+float HighestWeight(const WeightCells& map, int masked_tokens);
 // Where the map has more cells than the picture has pixels, a pixel shows the largest of its cells.
 Image MakeHeatmapImage(const WeightMap& map, const HeatmapOptions& options, int width, int height);
+Image MakeHeatmapImage(const WeightCells& exact, const HeatmapOptions& options, int width, int height);
 
 // Values per token, a line for a layer or a step; tokens beyond a line's end and lines that are null are background.
 using SharedLines = std::vector<std::shared_ptr<const std::vector<float>>>;

@@ -57,6 +57,11 @@ void TraceDocument::Describe() {
   }
   std::ranges::stable_sort(bands_, {}, &LabelledBand::token_begin);
   facts_ = SummaryLines(path_, *reader_);
+  if (!is_growing() && !maps_) {
+    // Every run has an id of its own; the rest is for files that were made or changed by hand.
+    maps_ = std::make_shared<MapCache>(
+        path_, StrCat(reader_->info().run_id, "\n", num_tokens(), " tokens, ", reader_->file_bytes(), " bytes"));
+  }
 }
 
 std::vector<TokenBand> TraceDocument::BandsOf(std::initializer_list<std::string_view> kinds) const {

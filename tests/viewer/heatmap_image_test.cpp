@@ -37,7 +37,7 @@ TEST(HeatmapImage, DrawsWeightsMasksAndBackground) {
   WeightMap map(head, Numbers(100), 0, 1, {0, 100, 0, 100}, 100, 100, {});
   while (map.Refine(1000, kGoOn)) {
   }
-  HeatmapOptions options{.scale = {true, HighestWeight(map, 0)}, .background = 0xff112233};
+  HeatmapOptions options{.scale = {true, HighestWeight(map.known(), 0)}, .background = 0xff112233};
   EXPECT_NEAR(options.scale.highest, 1, 1e-5);
   Image image = MakeHeatmapImage(map, options, 200, 200);
   const auto pixel = [&](int x, int y) { return image.rgba[size_t(y) * 200 + x]; };
@@ -45,7 +45,7 @@ TEST(HeatmapImage, DrawsWeightsMasksAndBackground) {
   EXPECT_EQ(pixel(199, 0), 0xff112233u) << "a token that comes later";
   EXPECT_NE(pixel(100, 199), pixel(0, 199));
   options.masked_tokens = 4;
-  options.scale.highest = HighestWeight(map, 4);
+  options.scale.highest = HighestWeight(map.known(), 4);
   EXPECT_LT(options.scale.highest, 1e-3) << "the sink does not set the scale";
   image = MakeHeatmapImage(map, options, 200, 200);
   EXPECT_EQ(pixel(0, 199), 0xff112233u);
