@@ -87,6 +87,7 @@ void TraceDocument::Follow() {
 
 std::shared_ptr<const KvHeadData> TraceDocument::KvHead(int layer_index, int kv_head_index) {
   if (layer_index == layer_index_ && kv_head_index == kv_head_index_) return kv_head_;
+  if (jobs_.IsBusy(SlotOf("read", this))) return nullptr;  // a reading cannot be stopped, and two take twice the memory
   layer_index_ = layer_index, kv_head_index_ = kv_head_index;
   kv_head_ = nullptr;
   kv_head_failure_.clear();

@@ -42,7 +42,8 @@ class TraceDocument {
   const std::vector<SummaryLine>& facts() const { return facts_; }
   // Of whole heads, kept beside the trace; null while it grows.
   const std::shared_ptr<MapCache>& maps() const { return maps_; }
-  // A KV head's q, k, v and lse: at once when it was the last one read, else null, and a job reads it.
+  // A KV head's q, k, v and lse: at once when it was the last one read, else null, and a job reads it. Only that one is
+  // kept, and only one is read at a time: hold it no longer than a job works on it, and there are never more than two.
   std::shared_ptr<const KvHeadData> KvHead(int layer_index, int kv_head_index);
   const std::string& kv_head_failure() const { return kv_head_failure_; }  // why there is none, else empty
 

@@ -150,6 +150,26 @@ TEST(TraceDocument, KeepsNoMapsOfAFileThatGrows) {
   EXPECT_EQ(document.maps(), nullptr);
 }
 
+TEST(TraceDocument, ReadsOneHeadAtATime) {
+  Jobs jobs;
+  TraceDocument document(kTrace, jobs);
+  Settle(jobs, [] {});
+  // As a slider would ask, frame by frame.
+  for (int kv_head = 0; kv_head < 3; ++kv_head) {
+    document.KvHead(0, kv_head);
+    jobs.Deliver();
+  }
+  std::shared_ptr<const KvHeadData> data;
+  Settle(jobs, [&] { data = document.KvHead(0, 2); });
+  ASSERT_TRUE(data);
+  EXPECT_EQ(document.KvHead(0, 2), data);
+  const std::weak_ptr<const KvHeadData> before = data;
+  data = nullptr;
+  Settle(jobs, [&] { data = document.KvHead(0, 1); });
+  EXPECT_TRUE(data);
+  EXPECT_TRUE(before.expired()) << "nobody holds the head before";
+}
+
 TEST(Jobs, DeliversTheNewestOfASlotOnly) {
   Jobs jobs;
   std::vector<int> delivered;
