@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "kernels/attention_tile.h"
 #include "replay/head_rows.h"
+#include "replay/token_map.h"
 
 namespace kvscope {
 namespace {
@@ -111,29 +112,11 @@ std::vector<HeadOverview> OverviewOfKvHead(const KvHeadData& data, std::span<con
 
 std::vector<float> MeanWeights(const KvHeadData& data, std::span<const int> q_token, int member, float scale,
                                std::span<const TokenBand> askers, const std::atomic<bool>& is_cancelled) {
-  const int tokens = data.num_tokens, dim = data.head_dim_k;
   std::vector<int> rows;
   for (size_t row = 0; row < q_token.size(); ++row) {
     if (IsIn(q_token[row], askers)) rows.push_back(static_cast<int>(row));
   }
-  std::vector<float> means(tokens);
-  std::vector<float> q(dim), panels(PanelFloats(kTileTokens, dim)), weights(kTileTokens);
-  for (int begin = 0; begin < tokens; begin += kTileTokens) {
-    if (is_cancelled) return {};
-    const int count = std::min(kTileTokens, tokens - begin);
-    PackKeyPanels(data.k.At(static_cast<size_t>(begin) * dim), data.k.dtype(), count, dim, panels.data());
-    for (const int row : rows) {
-      const int seen = std::min(count, q_token[row] + 1 - begin);
-      if (seen <= 0) continue;
-      const size_t stored = static_cast<size_t>(member) * data.num_rows + row;
-      ReadFloats(data.q, stored * dim, q);
-      ScoreTile(q.data(), dim, 1, panels.data(), count, dim, scale, weights.data(), kTileTokens);
-      ExpShifted(std::span(weights).first(seen), data.lse[stored]);
-      for (int token = 0; token < seen; ++token)
-        means[begin + token] += weights[token] / static_cast<float>(rows.size());
-    }
-  }
-  return means;
+  return ReduceRows({data, q_token, scale, {&member, 1}, rows}, RowReduction::kMean, is_cancelled);
 }
 
 }  // namespace kvscope

@@ -14,7 +14,8 @@
 namespace kvscope {
 namespace {
 
-constexpr int kQueryRows = 32;  // looked at together
+constexpr int kQueryRows = 32;         // scored together
+constexpr size_t kBandRows = 1 << 12;  // of which there are f32 queries at a time
 
 void RaiseTo(float& cell, float value) {
   std::atomic_ref<float> shared(cell);
@@ -53,62 +54,55 @@ WeightMap::WeightMap(std::shared_ptr<const KvHeadData> data, std::span<const int
       q_token_(q_token.begin(), q_token.end()),
       member_(member),
       scale_(scale),
-      window_(window),
-      rows_(std::min(rows, window.query_end - window.query_begin)),
-      columns_(std::min(columns, window.token_end - window.token_begin)) {
-  KVSCOPE_CHECK(rows_ > 0 && columns_ > 0 && member_ < data_->group);
-  KVSCOPE_CHECK(window_.query_begin >= 0 && window_.token_begin >= 0 && window_.token_end <= data_->num_tokens);
+      known_{window,
+             std::min(rows, window.query_end - window.query_begin),
+             std::min(columns, window.token_end - window.token_begin),
+             {}} {
+  KVSCOPE_CHECK(known_.rows > 0 && known_.columns > 0 && member_ < data_->group);
+  KVSCOPE_CHECK(window.query_begin >= 0 && window.token_begin >= 0 && window.token_end <= data_->num_tokens);
   KVSCOPE_CHECK_EQ(static_cast<int>(q_token_.size()), data_->num_rows);
-  cells_.assign(static_cast<size_t>(rows_) * columns_, kNoWeight);
-  row_of_query_ = PartOf(window_.query_end - window_.query_begin, rows_);
-  column_of_token_ = PartOf(window_.token_end - window_.token_begin, columns_);
-  row_left_.assign(rows_, 0);
-  is_band_column_.assign(columns_, false);
-  panels_.resize((data_->num_tokens + kTileTokens - 1) / kTileTokens);
+  known_.cells.assign(static_cast<size_t>(known_.rows) * known_.columns, kNoWeight);
+  row_of_query_ = PartOf(window.query_end - window.query_begin, known_.rows);
+  column_of_token_ = PartOf(window.token_end - window.token_begin, known_.columns);
+  row_left_.assign(known_.rows, 0);
+  is_band_column_.assign(known_.columns, false);
 
-  std::vector<bool> is_band_row(rows_, false);
+  std::vector<bool> is_band_row(known_.rows, false);
   for (const TokenBand& band : bands) {
     for (int token = band.token_begin; token < band.token_end; ++token) {
-      if (token >= window_.token_begin && token < window_.token_end)
-        is_band_column_[column_of_token_[token - window_.token_begin]] = true;
-      if (token >= window_.query_begin && token < window_.query_end)
-        is_band_row[row_of_query_[token - window_.query_begin]] = true;
+      if (token >= window.token_begin && token < window.token_end)
+        is_band_column_[column_of_token_[token - window.token_begin]] = true;
+      if (token >= window.query_begin && token < window.query_end)
+        is_band_row[row_of_query_[token - window.query_begin]] = true;
     }
   }
-  for (int tile = window_.token_begin / kTileTokens; tile * kTileTokens < window_.token_end; ++tile) {
+  for (int tile = window.token_begin / kTileTokens; tile * kTileTokens < window.token_end; ++tile) {
     tiles_.push_back(tile);
-    const int begin = std::max(tile * kTileTokens, window_.token_begin),
-              end = std::min((tile + 1) * kTileTokens, window_.token_end);
+    const int begin = std::max(tile * kTileTokens, window.token_begin),
+              end = std::min((tile + 1) * kTileTokens, window.token_end);
     for (int token = begin; token < end; ++token) {
-      if (!is_band_column_[column_of_token_[token - window_.token_begin]]) continue;
+      if (!is_band_column_[column_of_token_[token - window.token_begin]]) continue;
       band_tiles_.push_back(tile);
       break;
     }
   }
 
-  // The last query of each row of cells, which sees the most, then the bands, then the others.
-  std::vector<int> samples, of_bands, others;
+  // The last query of each row of cells, which sees the most, every second row first; then the bands, then the others.
+  std::vector<int> first, second, of_bands, others;
   for (size_t i = 0; i < q_token_.size(); ++i) {
-    const int query = q_token_[i] - window_.query_begin;
-    if (query < 0 || q_token_[i] >= window_.query_end || q_token_[i] < window_.token_begin) continue;
+    const int query = q_token_[i] - window.query_begin;
+    if (query < 0 || q_token_[i] >= window.query_end || q_token_[i] < window.token_begin) continue;
     const int row = row_of_query_[query];
     ++row_left_[row];
-    const bool is_last = i + 1 == q_token_.size() || q_token_[i + 1] >= window_.query_end ||
-                         row_of_query_[q_token_[i + 1] - window_.query_begin] != row;
-    (is_last ? samples : is_band_row[row] ? of_bands : others).push_back(static_cast<int>(i));
+    const bool is_last = i + 1 == q_token_.size() || q_token_[i + 1] >= window.query_end ||
+                         row_of_query_[q_token_[i + 1] - window.query_begin] != row;
+    const bool is_first_pass = row % 2 == 1 || row + 1 == known_.rows;
+    (is_last ? (is_first_pass ? first : second) : is_band_row[row] ? of_bands : others).push_back(static_cast<int>(i));
   }
-  for (const auto* const part : {&samples, &of_bands, &others}) order_.insert(order_.end(), part->begin(), part->end());
-}
-
-const float* WeightMap::Panels(int tile) {
-  std::vector<float>& panels = panels_[tile];
-  if (panels.empty()) {
-    const int begin = tile * kTileTokens, count = std::min(kTileTokens, data_->num_tokens - begin);
-    panels.resize(PanelFloats(count, data_->head_dim_k));
-    PackKeyPanels(data_->k.At(static_cast<size_t>(begin) * data_->head_dim_k), data_->k.dtype(), count,
-                  data_->head_dim_k, panels.data());
-  }
-  return panels.data();
+  first_rows_ = static_cast<int>(first.size());
+  for (const auto* const part : {&first, &second, &of_bands, &others})
+    order_.insert(order_.end(), part->begin(), part->end());
+  for (const int left : row_left_) is_row_looked_at_.push_back(left == 0);
 }
 
 void WeightMap::Look(std::span<const int> query_rows, std::span<const int> tiles,
@@ -120,15 +114,18 @@ void WeightMap::Look(std::span<const int> query_rows, std::span<const int> tiles
     ReadFloats(data_->q, row * dim, std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
   }
   const int last_query = q_token_[*std::max_element(query_rows.begin(), query_rows.end())];
-  // A tile's panels are made by whoever comes to it: no two threads share a tile.
+  const MapWindow& window = known_.window;
   tbb::parallel_for_each(tiles.begin(), tiles.end(), [&](int tile) {
     const int begin = tile * kTileTokens, count = std::min(kTileTokens, data_->num_tokens - begin);
     if (begin > last_query || is_cancelled) return;
-    std::vector<float> scores(static_cast<size_t>(kQueryRows) * kTileTokens);
-    const float* const panels = Panels(tile);
+    // Packed again for every call: a twentieth of the work on 256 rows, and no second copy of all keys.
+    std::vector<float> panels(PanelFloats(count, dim)), scores(static_cast<size_t>(kQueryRows) * kTileTokens);
+    PackKeyPanels(data_->k.At(static_cast<size_t>(begin) * dim), data_->k.dtype(), count, dim, panels.data());
     for (int first = 0; first < num_rows; first += kQueryRows) {
       const int some = std::min(kQueryRows, num_rows - first);
-      ScoreTile(&q[static_cast<size_t>(first) * dim], dim, some, panels, count, dim, scale_, scores.data(),
+      const auto block = query_rows.subspan(first, some);
+      if (q_token_[*std::max_element(block.begin(), block.end())] < begin) continue;
+      ScoreTile(&q[static_cast<size_t>(first) * dim], dim, some, panels.data(), count, dim, scale_, scores.data(),
                 kTileTokens);
       for (int i = 0; i < some; ++i) {
         const int stored = query_rows[first + i], query = q_token_[stored];
@@ -136,12 +133,13 @@ void WeightMap::Look(std::span<const int> query_rows, std::span<const int> tiles
         if (seen <= 0) continue;
         const std::span<float> weights(&scores[static_cast<size_t>(i) * kTileTokens], seen);
         ExpShifted(weights, data_->lse[static_cast<size_t>(member_) * data_->num_rows + stored]);
-        float* const cells = &cells_[static_cast<size_t>(row_of_query_[query - window_.query_begin]) * columns_];
-        const int skip = std::max(0, window_.token_begin - begin), end = std::min(seen, window_.token_end - begin);
+        float* const cells =
+            &known_.cells[static_cast<size_t>(row_of_query_[query - window.query_begin]) * known_.columns];
+        const int skip = std::max(0, window.token_begin - begin), end = std::min(seen, window.token_end - begin);
         for (int token = skip; token < end;) {
-          const int column = column_of_token_[begin + token - window_.token_begin];
+          const int column = column_of_token_[begin + token - window.token_begin];
           float highest = 0;
-          for (; token < end && column_of_token_[begin + token - window_.token_begin] == column; ++token)
+          for (; token < end && column_of_token_[begin + token - window.token_begin] == column; ++token)
             highest = std::max(highest, weights[token]);
           RaiseTo(cells[column], highest);
         }
@@ -156,11 +154,16 @@ bool WeightMap::Refine(int max_rows, const std::atomic<bool>& is_cancelled) {
   const std::span<const int> batch = std::span(order_).subspan(next_, count);
   Look(batch, tiles_, is_cancelled);
   if (!are_bands_done_ && !is_cancelled) {
-    if (!band_tiles_.empty()) Look(order_, band_tiles_, is_cancelled);
+    for (size_t first = 0; first < order_.size() && !band_tiles_.empty(); first += kBandRows)
+      Look(std::span(order_).subspan(first, std::min(kBandRows, order_.size() - first)), band_tiles_, is_cancelled);
     are_bands_done_ = !is_cancelled;
   }
   if (is_cancelled) return true;
-  for (const int stored : batch) --row_left_[row_of_query_[q_token_[stored] - window_.query_begin]];
+  for (const int stored : batch) {
+    const int row = row_of_query_[q_token_[stored] - known_.window.query_begin];
+    --row_left_[row];
+    is_row_looked_at_[row] = true;
+  }
   next_ += count;
   return next_ < order_.size();
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A head's attention weights as a picture that comes progressively: cells over a window of query tokens and tokens,
 // each the largest weight that fell into it, so that a needle of a few tokens stays visible in a map of any length. The
-// first pass looks at one query of every row of cells and at everything in the bands that were asked for; the rest
-// follows. The n x n matrix of weights never exists.
+// first pass looks at one query of every second row of cells and at everything in the bands that were asked for; the
+// rest follows. The n x n matrix of weights never exists, and neither do unpacked keys: a tile of them at a time and
+// thread, so that a map of 1024 x 2048 cells costs 8.4 MB beside the head's own data, however long the head is.
 #pragma once
 
 #include <atomic>
@@ -27,6 +28,23 @@ struct TokenBand {
 // Of stored row `row` of a query head and a token that it sees.
 float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale);
 
+// [rows, columns], the largest weight of each cell; kNoWeight where no stored query sees a token.
+struct WeightCells {
+  MapWindow window;
+  int rows = 0, columns = 0;
+  std::vector<float> cells;
+
+  static constexpr float kNoWeight = -1;
+  int QueryBegin(int row) const { return Border(window.query_begin, window.query_end, row, rows); }
+  int TokenBegin(int column) const { return Border(window.token_begin, window.token_end, column, columns); }
+  friend bool operator==(const WeightCells&, const WeightCells&) = default;
+
+ private:
+  static int Border(int begin, int end, int index, int count) {
+    return begin + static_cast<int>(int64_t{end - begin} * index / count);
+  }
+};
+
 class WeightMap {
  public:
   // Query head `member` of the KV head's group; q_token are the tokens of its stored rows, ascending. At most `rows`
@@ -38,49 +56,48 @@ class WeightMap {
   // After is_cancelled became true it returns soon, and what was begun counts as not looked at.
   bool Refine(int max_rows, const std::atomic<bool>& is_cancelled);
 
-  int rows() const { return rows_; }
-  int columns() const { return columns_; }
-  const MapWindow& window() const { return window_; }
-  // [rows, columns]; kNoWeight where no stored query sees a token.
-  const std::vector<float>& cells() const { return cells_; }
+  int rows() const { return known_.rows; }
+  int columns() const { return known_.columns; }
+  const MapWindow& window() const { return known_.window; }
+  const WeightCells& known() const { return known_; }
+  const std::vector<float>& cells() const { return known_.cells; }
   // All its pairs were looked at; until then a cell says that its weight is at least this.
   bool IsExact(int row, int column) const {
     return row_left_[row] == 0 || (is_band_column_[column] && are_bands_done_);
   }
   bool is_exact() const { return next_ == order_.size(); }
+  // The row to show in its place: itself, or before any of its queries was looked at the next one.
+  int ShownRow(int row) const { return is_row_looked_at_[row] || row + 1 == rows() ? row : row + 1; }
   double progress() const {
     return order_.empty() ? 1 : static_cast<double>(next_) / static_cast<double>(order_.size());
   }
 
-  int QueryBegin(int row) const { return Border(window_.query_begin, window_.query_end, row, rows_); }
-  int TokenBegin(int column) const { return Border(window_.token_begin, window_.token_end, column, columns_); }
+  int QueryBegin(int row) const { return known_.QueryBegin(row); }
+  int TokenBegin(int column) const { return known_.TokenBegin(column); }
+  // Rows of the first pass: that many for Refine give a first picture.
+  int first_rows() const { return first_rows_; }
 
-  static constexpr float kNoWeight = -1;
+  static constexpr float kNoWeight = WeightCells::kNoWeight;
 
  private:
-  static int Border(int begin, int end, int index, int count) {
-    return begin + static_cast<int>(int64_t{end - begin} * index / count);
-  }
   // Pools the weights of query rows (indices of stored rows) over the tokens of `tiles`.
   void Look(std::span<const int> query_rows, std::span<const int> tiles, const std::atomic<bool>& is_cancelled);
-  const float* Panels(int tile);
 
   std::shared_ptr<const KvHeadData> data_;
   std::vector<int> q_token_;
   int member_;
   float scale_;
-  MapWindow window_;
-  int rows_, columns_;
-  std::vector<float> cells_;
+  WeightCells known_;
   std::vector<int> row_of_query_;     // [query in window]
   std::vector<int> column_of_token_;  // [token in window]
   std::vector<int> order_;            // stored rows, in the order of looking
   size_t next_ = 0;                   // of order_
-  std::vector<int> row_left_;         // [row] stored rows not looked at
-  std::vector<bool> is_band_column_;  // [column]
+  int first_rows_ = 0;
+  std::vector<int> row_left_;           // [row] stored rows not looked at
+  std::vector<bool> is_row_looked_at_;  // [row] one of them was, or there are none
+  std::vector<bool> is_band_column_;    // [column]
   bool are_bands_done_ = false;
-  std::vector<int> tiles_, band_tiles_;     // of the window; those with a column of a band
-  std::vector<std::vector<float>> panels_;  // [tile of the head]; empty until needed
+  std::vector<int> tiles_, band_tiles_;  // of the window; those with a column of a band
 };
 
 }  // namespace kvscope

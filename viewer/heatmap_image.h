@@ -4,6 +4,10 @@
 // where no query looks there is background.
 #pragma once
 
+#include <memory>
+#include <vector>
+
+#include "replay/token_map.h"
 #include "replay/weight_map.h"
 #include "viewer/image.h"
 
@@ -25,8 +29,21 @@ struct HeatmapOptions {
 };
 
 // The largest weight of the cells that are drawn.
-float HighestWeight(const WeightMap& map, int masked_tokens);
+float HighestWeight(const WeightCells& map, int masked_tokens);
+// Where the map has more cells than the picture has pixels, a pixel shows the largest of its cells.
 Image MakeHeatmapImage(const WeightMap& map, const HeatmapOptions& options, int width, int height);
+Image MakeHeatmapImage(const WeightCells& exact, const HeatmapOptions& options, int width, int height);
+
+// Values per token, a line for a layer or a step; tokens beyond a line's end and lines that are null are background.
+using SharedLines = std::vector<std::shared_ptr<const std::vector<float>>>;
+struct TokenRange {
+  int begin = 0, end = 0;
+  friend bool operator==(const TokenRange&, const TokenRange&) = default;
+};
+float HighestWeight(const SharedLines& lines, const TokenRange& range, int masked_tokens);
+// Over the tokens of the range; a pixel shows the largest value of its tokens and lines.
+Image MakeLinesImage(const SharedLines& lines, const TokenRange& range, const HeatmapOptions& options, int width,
+                     int height);
 uint32_t InkColor(double ink, bool is_dark);  // 0xAABBGGRR
 
 }  // namespace kvscope

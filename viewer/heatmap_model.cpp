@@ -7,7 +7,9 @@
 namespace kvscope {
 namespace {
 
-constexpr double kSliceSecs = 0.1;  // between two pictures
+constexpr const char* kSlot = "heatmap";
+constexpr double kSliceSecs = 0.2;  // between two pictures
+constexpr int kSliceRows = 512;     // looked at before the clock is
 
 }  // namespace
 
@@ -25,62 +27,122 @@ MapWindow WindowOf(const TraceDocument& document, const ViewState& view) {
 
 void HeatmapModel::Update(TraceDocument& document, const ViewState& view, int width, int height,
                           const HeatmapColors& colors, Jobs& jobs) {
-  if (document.num_tokens() == 0) return;
+  const int tokens = document.num_tokens();
+  if (tokens == 0) return;
   const LayerInfo& layer = document.reader().info().layers[view.layer_index];
   const std::shared_ptr<const KvHeadData> data =
       document.KvHead(view.layer_index, view.head_index / layer.HeadsPerKvHead());
-  if (!data || data->num_rows == 0 || data->num_tokens == 0) return;
-  Request request{&document, data, view, WindowOf(document, view), width, height, colors};
-  request.view = {.layer_index = view.layer_index,
-                  .head_index = view.head_index,
-                  .is_log = view.is_log,
-                  .masks_sinks = view.masks_sinks};  // the rest does not change the picture
-  request.window.query_end = std::min(request.window.query_end, data->num_tokens);
-  request.window.token_end = std::min(request.window.token_end, data->num_tokens);
-  if (request.window.query_begin >= request.window.query_end || request.window.token_begin >= request.window.token_end)
-    return;
-  if (request == request_) return;
-  request_ = request;
-  std::vector<TokenBand> bands;
-  for (const LabelledBand& band : document.bands()) bands.push_back({band.token_begin, band.token_end});
-  q_token_ = document.reader().q_token(view.layer_index);
-  member_ = view.head_index % layer.HeadsPerKvHead();
-  score_scale_ = layer.scale;
-  StartSlice(std::make_shared<WeightMap>(data, q_token_, member_, layer.scale, request.window, height, width, bands),
-             jobs);
+  data_ = data;
+  Request request{&document,       view.layer_index,
+                  view.head_index, WindowOf(document, view),
+                  height,          width,
+                  tokens,          static_cast<int>(document.reader().q_token(view.layer_index).size())};
+  if (request.num_rows == 0) return;
+  const bool is_all = request.window == MapWindow{0, tokens, 0, tokens};
+  if (is_all) request.rows = std::min(tokens, kAllRows), request.columns = std::min(tokens, kAllColumns);
+  look_ = {view.is_log, view.masks_sinks, width, height, colors};
+  if (request != request_) {
+    request_ = request;
+    exact_ = nullptr;
+    layer_ = layer.layer, head_ = layer.heads[view.head_index];
+    q_token_ = document.reader().q_token(view.layer_index);
+    member_ = view.head_index % layer.HeadsPerKvHead();
+    score_scale_ = layer.scale;
+    cache_ = is_all ? document.maps() : nullptr;
+    jobs.Cancel(kSlot);
+    stage_ = cache_ ? Stage::kFinding : Stage::kWaiting;
+    if (cache_) StartFinding(jobs);
+  }
+  if (stage_ == Stage::kWaiting && data) StartRefining(document, data, jobs);
+  if (stage_ == Stage::kExact && look_ != shown_look_ && !jobs.IsBusy(kSlot)) StartPainting(jobs);
 }
 
 std::optional<float> HeatmapModel::WeightOf(int query, int token) const {
-  if (!request_.data) return {};
+  const std::shared_ptr<const KvHeadData> data = data_.lock();
+  if (!data) return {};
   const auto row = std::lower_bound(q_token_.begin(), q_token_.end(), query);
   if (row == q_token_.end() || *row != query) return {};
-  return WeightOfPair(*request_.data, member_, static_cast<int>(row - q_token_.begin()), token, score_scale_);
+  return WeightOfPair(*data, member_, static_cast<int>(row - q_token_.begin()), token, score_scale_);
 }
 
-// Refines for a while, makes a picture, and goes on with the next slice when that was delivered.
-void HeatmapModel::StartSlice(std::shared_ptr<WeightMap> map, Jobs& jobs) {
-  jobs.Start("heatmap", [this, map, &jobs, request = request_](const std::atomic<bool>& is_cancelled) -> Jobs::Finish {
-    const auto begin = std::chrono::steady_clock::now();
-    bool goes_on = map->Refine(map->rows(), is_cancelled);  // the first picture: one query of every row
-    while (goes_on && !is_cancelled &&
-           std::chrono::steady_clock::now() - begin < std::chrono::duration<double>(kSliceSecs)) {
-      goes_on = map->Refine(256, is_cancelled);
-    }
-    HeatmapOptions options;
-    options.background = request.colors.background;
-    options.is_dark = request.colors.is_dark;
-    options.masked_tokens = request.view.masks_sinks ? kSinkTokens : 0;
-    options.scale = {request.view.is_log, HighestWeight(*map, options.masked_tokens)};
-    const auto image = std::make_shared<const Image>(MakeHeatmapImage(*map, options, request.width, request.height));
-    return [this, map, image, options, goes_on, &jobs] {
-      image_ = image;
-      window_ = map->window();
-      scale_ = options.scale;
-      progress_ = goes_on ? map->progress() : 1;
-      ++generation_;
-      if (goes_on) StartSlice(map, jobs);
-    };
+// A map from before, whole at once; else the head is waited for.
+void HeatmapModel::StartFinding(Jobs& jobs) {
+  jobs.Start(kSlot,
+             [this, cache = cache_, request = request_, layer = layer_, head = head_,
+              look = look_](const std::atomic<bool>&) -> Jobs::Finish {
+               const auto found = cache->Find(layer, head, request.window, request.rows, request.columns);
+               const Picture picture = found ? Paint(*found, *found, look) : Picture{};
+               return [this, found, picture, look] {
+                 stage_ = found ? Stage::kExact : Stage::kWaiting;
+                 exact_ = found;
+                 if (found) Show(picture, found->window, look, 1);
+               };
+             });
+}
+
+void HeatmapModel::StartRefining(const TraceDocument& document, std::shared_ptr<const KvHeadData> data, Jobs& jobs) {
+  stage_ = Stage::kRefining;
+  std::vector<TokenBand> bands;
+  for (const LabelledBand& band : document.bands()) bands.push_back({band.token_begin, band.token_end});
+  StartSlice(std::make_shared<WeightMap>(std::move(data), q_token_, member_, score_scale_, request_.window,
+                                         request_.rows, request_.columns, bands),
+             0, jobs);
+}
+
+// Refines for a while, makes a picture, and goes on with the next slice when that was delivered. secs: what the map
+// took so far.
+void HeatmapModel::StartSlice(std::shared_ptr<WeightMap> map, double secs, Jobs& jobs) {
+  jobs.Start(kSlot,
+             [this, map, secs, &jobs, cache = cache_, layer = layer_, head = head_,
+              look = look_](const std::atomic<bool>& is_cancelled) -> Jobs::Finish {
+               const auto begin = std::chrono::steady_clock::now();
+               const auto elapsed = [&] {
+                 return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+               };
+               bool goes_on = map->progress() == 0 ? map->Refine(map->first_rows(), is_cancelled) : true;
+               while (goes_on && !is_cancelled && elapsed() < kSliceSecs)
+                 goes_on = map->Refine(kSliceRows, is_cancelled);
+               if (is_cancelled) return {};
+               const Picture picture = Paint(*map, map->known(), look);
+               const double total = secs + elapsed();
+               std::shared_ptr<const WeightCells> exact;
+               if (!goes_on) {
+                 exact = std::make_shared<const WeightCells>(map->known());
+                 if (cache) cache->Keep(layer, head, exact, total > kWorthAFileSecs);
+               }
+               return [this, map, exact, picture, look, total, &jobs] {
+                 Show(picture, map->window(), look, exact ? 1 : map->progress());
+                 exact_ = exact;
+                 stage_ = exact ? Stage::kExact : Stage::kRefining;
+                 if (!exact) StartSlice(map, total, jobs);
+               };
+             });
+}
+
+void HeatmapModel::StartPainting(Jobs& jobs) {
+  jobs.Start(kSlot, [this, exact = exact_, look = look_](const std::atomic<bool>&) -> Jobs::Finish {
+    const Picture picture = Paint(*exact, *exact, look);
+    return [this, exact, picture, look] { Show(picture, exact->window, look, 1); };
   });
+}
+
+template <typename Map>
+HeatmapModel::Picture HeatmapModel::Paint(const Map& map, const WeightCells& known, const Look& look) {
+  HeatmapOptions options;
+  options.background = look.colors.background;
+  options.is_dark = look.colors.is_dark;
+  options.masked_tokens = look.masks_sinks ? kSinkTokens : 0;
+  options.scale = {look.is_log, HighestWeight(known, options.masked_tokens)};
+  return {std::make_shared<const Image>(MakeHeatmapImage(map, options, look.width, look.height)), options.scale};
+}
+
+void HeatmapModel::Show(const Picture& picture, const MapWindow& window, const Look& look, double progress) {
+  image_ = picture.image;
+  scale_ = picture.scale;
+  window_ = window;
+  shown_look_ = look;
+  progress_ = progress;
+  ++generation_;
 }
 
 }  // namespace kvscope

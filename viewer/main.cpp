@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // kvscope-view: traces and results in a window, or as a picture.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
+#include <iterator>
 #include <optional>
 
 #include "core/error.h"
@@ -22,7 +24,7 @@ constexpr int kSmallestSide = 64, kLargestSide = 16384;
 
 struct Options {
   std::vector<std::string> files;
-  std::string screenshot, panel, size = "1600x1000";
+  std::string screenshot, panel, size = "1600x1000", kind = "query", reduction = "max";
   std::optional<int> layer, head;
   std::string policies, protocol = "prompt", kept_map = "bits";
   double keep_fraction = 0.25;
@@ -53,15 +55,6 @@ std::string LayoutPath() {
   return failure ? "" : (folder / "view.ini").string();
 }
 
-// Throws Error for what replay would not take.
-std::vector<PolicyChoice> ChoicesOf(const std::string& list, double keep_fraction) {
-  std::vector<PolicyChoice> choices;
-  for (const std::string& text : SplitSpecs(list)) choices.push_back({PolicySpec::Parse(text).text, keep_fraction});
-  if (choices.size() > kMostPolicies)
-    throw Error(StrCat("--policy: expected at most ", kMostPolicies, " policies, found ", choices.size()));
-  return choices;
-}
-
 void Parse(int argc, char** argv, Options& options, CLI::App& app) {
   app.add_option("FILE", options.files, "traces (*.kvtrace.h5) and results of kvscope replay");
   app.add_option("--screenshot", options.screenshot, "write a picture instead of opening a window; needs no display");
@@ -71,7 +64,14 @@ void Parse(int argc, char** argv, Options& options, CLI::App& app) {
       ->check(CLI::Range(0.5, 4.0))
       ->capture_default_str();
   app.add_option("--layer", options.layer, "heatmap: the layer, as the model counts them");
-  app.add_option("--head", options.head, "heatmap: the query head");
+  app.add_option("--head", options.head, "heatmap: the query head; by layer all heads without it");
+  app.add_option("--kind", options.kind, "heatmap: what stands over the tokens: queries, layers or decode steps")
+      ->check(CLI::IsMember({"query", "layer", "step"}))
+      ->capture_default_str();
+  app.add_option("--reduce", options.reduction,
+                 "heatmap by layer or step: of the queries' weights; none, by step: each step's own")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kRowReductionNames), std::end(kRowReductionNames))))
+      ->capture_default_str();
   app.add_option("--policy", options.policies, "policies to try side by side, up to 4; all panels follow the first");
   app.add_option("--keep-fraction", options.keep_fraction, "what they keep, of the fp16 cache's bytes")
       ->check(CLI::Range(0.01, 1.0))
@@ -88,6 +88,35 @@ void Parse(int argc, char** argv, Options& options, CLI::App& app) {
                "heatmap: leave out the first tokens, which often take most weight");
   app.add_flag("--light", options.is_light, "dark ink on light paper");
   app.parse(argc, argv);
+}
+
+// Throws Error for what replay would not take.
+std::vector<PolicyChoice> ChoicesOf(const std::string& list, double keep_fraction) {
+  std::vector<PolicyChoice> choices;
+  for (const std::string& text : SplitSpecs(list)) choices.push_back({PolicySpec::Parse(text).text, keep_fraction});
+  if (choices.size() > kMostPolicies)
+    throw Error(StrCat("--policy: expected at most ", kMostPolicies, " policies, found ", choices.size()));
+  return choices;
+}
+
+ViewState ViewOf(const Options& options) {
+  ViewState view{.is_log = !options.is_linear, .masks_sinks = options.masks_sinks, .step = options.step};
+  view.heatmap_kind = options.kind == "layer"  ? HeatmapKind::kLayer
+                      : options.kind == "step" ? HeatmapKind::kStep
+                                               : HeatmapKind::kQuery;
+  view.reduction = static_cast<RowReduction>(std::ranges::find(kRowReductionNames, options.reduction) -
+                                             std::begin(kRowReductionNames));
+  if (view.reduction == RowReduction::kNone && view.heatmap_kind != HeatmapKind::kStep)
+    throw Error("--reduce none: only a step has a row of its own; use it with --kind step");
+  if (options.head) view.layer_heads = LayerHeads::kOne;
+  view.protocol = options.protocol == "prompt" ? Protocol::kPrompt : Protocol::kContext;
+  view.kept_map = options.kept_map == "kept"   ? KeptMapKind::kKept
+                  : options.kept_map == "bits" ? KeptMapKind::kBits
+                                               : KeptMapKind::kDifference;
+  for (PolicyChoice& choice : view.policies) choice.keep_fraction = options.keep_fraction;
+  if (!options.policies.empty()) view.policies = ChoicesOf(options.policies, options.keep_fraction);
+  view.follows_policies = !options.policies.empty();
+  return view;
 }
 
 int Run(int argc, char** argv) {
@@ -111,19 +140,11 @@ int Run(int argc, char** argv) {
   }
   if (!options.files.empty()) shell.title = fs::path(options.files.front()).filename().string() + " - kvscope";
 
-  ViewState view{.is_log = !options.is_linear, .masks_sinks = options.masks_sinks, .step = options.step};
-  view.protocol = options.protocol == "prompt" ? Protocol::kPrompt : Protocol::kContext;
-  view.kept_map = options.kept_map == "kept"   ? KeptMapKind::kKept
-                  : options.kept_map == "bits" ? KeptMapKind::kBits
-                                               : KeptMapKind::kDifference;
-  for (PolicyChoice& choice : view.policies) choice.keep_fraction = options.keep_fraction;
-  if (!options.policies.empty()) view.policies = ChoicesOf(options.policies, options.keep_fraction);
-  view.follows_policies = !options.policies.empty();
   App frame({.paths = options.files,
              .only_panel = options.panel,
              .layer = options.layer,
              .head = options.head,
-             .view = view,
+             .view = ViewOf(options),
              .follows = options.screenshot.empty()});
   if (options.screenshot.empty()) {
     shell.ini_path = LayoutPath();

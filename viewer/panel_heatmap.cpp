@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Query by token for one head. Down: the token that looks; across: the token that is looked at. Needle, question and
-// answer are bands on both axes; wheel and drag zoom and move, a double click shows all.
+// answer are bands on both axes; wheel and drag zoom and move, a double click shows all. The other kinds of map are in
+// panel_heatmap_lines.cpp.
 #include <imgui.h>
 #include <implot.h>
 
@@ -33,24 +34,6 @@ void StoredSlider(const char* label, int& index, const std::vector<int>& numbers
   ImGui::SameLine();
   ImGui::Text("%-3d", numbers[index]);
   ImGui::SameLine();
-}
-
-// What an ink means, as a strip with its ends.
-void DrawLegend(const WeightScale& scale, bool is_dark) {
-  constexpr int kSteps = 64;
-  const float em = ImGui::GetFontSize(), width = em * 8, height = em * 0.8f;
-  ImGui::TextDisabled("%.2g", scale.is_log ? scale.WeightOf(0) : 0.0f);
-  ImGui::SameLine();
-  const ImVec2 at = ImGui::GetCursorScreenPos();
-  const float top = at.y + (ImGui::GetFrameHeight() - height) / 2;
-  for (int i = 0; i < kSteps; ++i) {
-    ImGui::GetWindowDrawList()->AddRectFilled(
-        {at.x + width * i / kSteps, top}, {at.x + width * (i + 1) / kSteps + (i + 1 < kSteps ? 1 : 0), top + height},
-        InkColor((i + 0.5) / kSteps, is_dark));
-  }
-  ImGui::Dummy({width, ImGui::GetFrameHeight()});
-  ImGui::SameLine();
-  ImGui::TextDisabled("%.3g", scale.highest);
 }
 
 // A drag against the border of [0, tokens) would squeeze a run; it stays as long as it was.
@@ -99,11 +82,40 @@ class LabelLines {
 
 }  // namespace
 
+void SameLineIfFits(float width) {
+  const float gap = ImGui::GetFontSize() * 2;
+  const float room = ImGui::GetCursorScreenPos().x + ImGui::GetContentRegionAvail().x - ImGui::GetItemRectMax().x;
+  if (room > gap + width) ImGui::SameLine(0, gap);
+}
+
+void DrawLegend(const WeightScale& scale, bool is_dark) {
+  constexpr int kSteps = 64;
+  const float em = ImGui::GetFontSize(), width = em * 8, height = em * 0.8f;
+  SameLineIfFits(width + em * 8);
+  ImGui::AlignTextToFramePadding();
+  ImGui::TextDisabled("%.2g", scale.is_log ? scale.WeightOf(0) : 0.0f);
+  ImGui::SameLine();
+  const ImVec2 at = ImGui::GetCursorScreenPos();
+  const float top = at.y + (ImGui::GetFrameHeight() - height) / 2;
+  for (int i = 0; i < kSteps; ++i) {
+    ImGui::GetWindowDrawList()->AddRectFilled(
+        {at.x + width * i / kSteps, top}, {at.x + width * (i + 1) / kSteps + (i + 1 < kSteps ? 1 : 0), top + height},
+        InkColor((i + 0.5) / kSteps, is_dark));
+  }
+  ImGui::Dummy({width, ImGui::GetFrameHeight()});
+  ImGui::SameLine();
+  ImGui::TextDisabled("%.3g", scale.highest);
+}
+
 void HeatmapPanel::Draw(PanelContext& context) {
   if (!HasTrace(context)) return;
   if (context.document->reader().info().layers.empty()) return CentredText("This trace holds no layer.");
   DrawControls(context);
-  DrawMap(context);
+  if (context.view.heatmap_kind == HeatmapKind::kQuery) {
+    DrawMap(context);
+  } else {
+    DrawLines(context);
+  }
 }
 
 void HeatmapPanel::DrawControls(PanelContext& context) {
@@ -111,16 +123,18 @@ void HeatmapPanel::DrawControls(PanelContext& context) {
   std::vector<int> layers;
   for (const LayerInfo& layer : context.document->reader().info().layers) layers.push_back(layer.layer);
   view.layer_index = std::clamp(view.layer_index, 0, static_cast<int>(layers.size()) - 1);
-  StoredSlider("layer", view.layer_index, layers);
+  DrawKind(context);
+  const bool is_layer = view.heatmap_kind == HeatmapKind::kLayer;
+  if (!is_layer) StoredSlider("layer", view.layer_index, layers);
   view.head_index = std::clamp(view.head_index, 0, NumHeads(context) - 1);
-  StoredSlider("head", view.head_index, context.document->reader().info().layers[view.layer_index].heads);
+  if (!is_layer || view.layer_heads == LayerHeads::kOne)
+    StoredSlider("head", view.head_index, context.document->reader().info().layers[view.layer_index].heads);
   ImGui::Checkbox("log", &view.is_log);
   ImGui::SameLine();
   ImGui::Checkbox("mask the sinks", &view.masks_sinks);
   if (ImGui::IsItemHovered())
     ImGui::SetTooltip("leaves out the first %d tokens, which often take most weight", kSinkTokens);
-  if (!model_.image()) return;
-  ImGui::SameLine(0, ImGui::GetFontSize() * 2);
+  if (view.heatmap_kind != HeatmapKind::kQuery || !model_.image()) return;
   DrawLegend(model_.scale(), context.is_dark);
   if (model_.progress() == 1) return;
   ImGui::SameLine(0, ImGui::GetFontSize() * 2);
@@ -180,7 +194,7 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
 }
 
 // On both axes, with their names; over the map, so that they can be followed through it.
-void HeatmapPanel::DrawBands(const std::vector<LabelledBand>& bands) {
+void HeatmapPanel::DrawBands(const std::vector<LabelledBand>& bands, bool on_both_axes) {
   const ImVec2 from = ImPlot::GetPlotPos(), size = ImPlot::GetPlotSize(), to{from.x + size.x, from.y + size.y};
   const float line_height = ImGui::GetTextLineHeight();
   ImDrawList* const draw = ImPlot::GetPlotDrawList();
@@ -193,14 +207,19 @@ void HeatmapPanel::DrawBands(const std::vector<LabelledBand>& bands) {
     const ImVec2 begin = ImPlot::PlotToPixels(band.token_begin, band.token_begin),
                  end = ImPlot::PlotToPixels(band.token_end, band.token_end);
     draw->AddRectFilled({begin.x, from.y}, {std::max(end.x, begin.x + 1), to.y}, fill);
-    draw->AddRectFilled({from.x, begin.y}, {to.x, std::max(end.y, begin.y + 1)}, fill);
     draw->AddLine({begin.x, from.y}, {begin.x, to.y}, line);
-    draw->AddLine({from.x, begin.y}, {to.x, begin.y}, line);
     const float width = ImGui::CalcTextSize(band.kind.c_str()).x, x = std::min(begin.x + 4, to.x - width - 4);
     if (begin.x < to.x && end.x > from.x) {
-      const int label_line = top_lines.LineFor(x, x + width + 6);
-      draw->AddText({x, from.y + 4 + label_line * line_height}, line, band.kind.c_str());
+      const float top = from.y + 4 + top_lines.LineFor(x, x + width + 6) * line_height;
+      if (!on_both_axes) {  // above the diagonal nothing disturbs a label; here it stands on the map
+        draw->AddRectFilled({x - 2, top}, {x + width + 2, top + line_height},
+                            (CurrentTheme().palette.surface & 0x00ffffff) | 0xd0000000);
+      }
+      draw->AddText({x, top}, line, band.kind.c_str());
     }
+    if (!on_both_axes) continue;
+    draw->AddRectFilled({from.x, begin.y}, {to.x, std::max(end.y, begin.y + 1)}, fill);
+    draw->AddLine({from.x, begin.y}, {to.x, begin.y}, line);
     if (begin.y < to.y && end.y > from.y) {
       const int label_line = side_lines.LineFor(begin.y, begin.y + line_height);
       draw->AddText({to.x - (width + 8) - label_line * line_height * 7, begin.y + 1}, line, band.kind.c_str());

@@ -15,6 +15,7 @@
 #include "viewer/overview_model.h"
 #include "viewer/policy_model.h"
 #include "viewer/texture.h"
+#include "viewer/token_map_model.h"
 #include "viewer/token_weights.h"
 #include "viewer/trace_document.h"
 #include "viewer/view_state.h"
@@ -107,6 +108,11 @@ class TimelinePanel final : public Panel {
   int quantity_ = 0;  // of the policies, over steps
 };
 
+// Goes on beside the last item, or on a new line where `width` more does not fit.
+void SameLineIfFits(float width);
+// What an ink means, as a strip with its ends.
+void DrawLegend(const WeightScale& scale, bool is_dark);
+
 class HeatmapPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
@@ -114,13 +120,21 @@ class HeatmapPanel final : public Panel {
  private:
   void DrawControls(PanelContext& context);
   void DrawMap(PanelContext& context);
-  void DrawBands(const std::vector<LabelledBand>& bands);
+  void DrawBands(const std::vector<LabelledBand>& bands, bool on_both_axes = true);
   void DrawHover(const PanelContext& context, int query, int token);
+  // Token x layer and token x step (panel_heatmap_lines.cpp).
+  void DrawKind(PanelContext& context);
+  void DrawLines(PanelContext& context);
+  void DrawLineHover(const PanelContext& context, int line, int token);
 
   HeatmapModel model_;
   MapWindow in_plot_;  // what its axes show
   Texture texture_;
   int shown_generation_ = 0;
+  TokenMapModel lines_;
+  Texture lines_texture_;
+  int shown_lines_ = 0;         // generation
+  MapWindow lines_window_{-1};  // that the plot of lines was set to
 };
 
 class PoliciesPanel final : public Panel {

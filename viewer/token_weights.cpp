@@ -11,8 +11,9 @@ void TokenWeights::Update(TraceDocument& document, ViewState& view, const std::v
   const LayerInfo& layer = layers[view.layer_index];
   view.head_index = std::clamp(view.head_index, 0, static_cast<int>(layer.heads.size()) - 1);
   const auto data = document.KvHead(view.layer_index, view.head_index / layer.HeadsPerKvHead());
-  const Request request{&document, data, view.layer_index, view.head_index, askers};
-  if (!data || request == request_) return;
+  if (!data) return;
+  const Request request{&document, view.layer_index, view.head_index, data->num_tokens, data->num_rows, askers};
+  if (request == request_) return;
   request_ = request;
   jobs.Start(slot_,
              [this, data, askers, q_token = document.reader().q_token(view.layer_index),

@@ -25,8 +25,8 @@ class TokenWeights {
  private:
   struct Request {
     const TraceDocument* document = nullptr;
-    std::shared_ptr<const KvHeadData> data;
     int layer_index = 0, head_index = 0;
+    int num_tokens = 0, num_rows = 0;  // a file that grows has more of them
     std::vector<TokenBand> askers;
     friend bool operator==(const Request&, const Request&) = default;
   };

@@ -48,14 +48,20 @@ TraceDocument::TraceDocument(std::string path, Jobs& jobs) : path_(std::move(pat
 void TraceDocument::Describe() {
   bands_.clear();
   for (const Span& span : reader_->info().spans) bands_.push_back({span.kind, span.token_begin, span.token_end});
-  const bool has_question =
-      std::ranges::any_of(bands_, [](const LabelledBand& band) { return band.kind == "question"; });
-  for (const Segment& segment : reader_->info().segments) {
-    if (segment.role == "question" && !has_question)
-      bands_.push_back({segment.role, segment.token_begin, segment.token_end});
+  // Who asks is marked by spans, or else by segments.
+  for (const char* const role : {"question", "answer"}) {
+    if (std::ranges::any_of(bands_, [role](const LabelledBand& band) { return band.kind == role; })) continue;
+    for (const Segment& segment : reader_->info().segments) {
+      if (segment.role == role) bands_.push_back({role, segment.token_begin, segment.token_end});
+    }
   }
   std::ranges::stable_sort(bands_, {}, &LabelledBand::token_begin);
   facts_ = SummaryLines(path_, *reader_);
+  if (!is_growing() && !maps_) {
+    // Every run has an id of its own; the rest is for files that were made or changed by hand.
+    maps_ = std::make_shared<MapCache>(
+        path_, StrCat(reader_->info().run_id, "\n", num_tokens(), " tokens, ", reader_->file_bytes(), " bytes"));
+  }
 }
 
 std::vector<TokenBand> TraceDocument::BandsOf(std::initializer_list<std::string_view> kinds) const {
@@ -81,6 +87,7 @@ void TraceDocument::Follow() {
 
 std::shared_ptr<const KvHeadData> TraceDocument::KvHead(int layer_index, int kv_head_index) {
   if (layer_index == layer_index_ && kv_head_index == kv_head_index_) return kv_head_;
+  if (jobs_.IsBusy(SlotOf("read", this))) return nullptr;  // a reading cannot be stopped, and two take twice the memory
   layer_index_ = layer_index, kv_head_index_ = kv_head_index;
   kv_head_ = nullptr;
   kv_head_failure_.clear();

@@ -10,6 +10,7 @@
 
 #include "core/trace_reader.h"
 #include "core/trace_summary.h"
+#include "replay/map_cache.h"
 #include "replay/weight_map.h"
 #include "viewer/jobs.h"
 
@@ -39,7 +40,10 @@ class TraceDocument {
   int num_tokens() const { return static_cast<int>(reader_->tokens().ids.size()); }
   bool is_growing() const { return reader_->status() == TraceStatus::kRecording; }
   const std::vector<SummaryLine>& facts() const { return facts_; }
-  // A KV head's q, k, v and lse: at once when it was the last one read, else null, and a job reads it.
+  // Of whole heads, kept beside the trace; null while it grows.
+  const std::shared_ptr<MapCache>& maps() const { return maps_; }
+  // A KV head's q, k, v and lse: at once when it was the last one read, else null, and a job reads it. Only that one is
+  // kept, and only one is read at a time: hold it no longer than a job works on it, and there are never more than two.
   std::shared_ptr<const KvHeadData> KvHead(int layer_index, int kv_head_index);
   const std::string& kv_head_failure() const { return kv_head_failure_; }  // why there is none, else empty
 
@@ -53,6 +57,7 @@ class TraceDocument {
   std::unique_ptr<TraceReader> reader_;
   std::vector<LabelledBand> bands_;
   std::vector<SummaryLine> facts_;
+  std::shared_ptr<MapCache> maps_;
   int layer_index_ = -1, kv_head_index_ = -1;  // of kv_head_, or the one that is being read
   std::shared_ptr<const KvHeadData> kv_head_;
 };

@@ -6,11 +6,15 @@
 #include <vector>
 
 #include "replay/engine.h"
+#include "replay/token_map.h"
 #include "replay/weight_map.h"
 
 namespace kvscope {
 
 enum class HeadOrder { kLayer, kNeedle, kEntropy, kSink, kLocal };  // of the overview
+
+enum class HeatmapKind { kQuery, kLayer, kStep };  // what stands on the vertical axis, over tokens
+enum class LayerHeads { kMax, kMean, kOne };       // whose weights stand for a layer: all heads', or the chosen one's
 
 // A policy under trial, as replay takes it.
 struct PolicyChoice {
@@ -34,6 +38,9 @@ struct ViewState {
   int step = 0;           // of decoding, in the timeline
   int marked_token = -1;  // in every panel; -1: none
   MapWindow window{};     // of the heatmap; empty: all
+  HeatmapKind heatmap_kind = HeatmapKind::kQuery;
+  RowReduction reduction = RowReduction::kMax;  // of query rows, in token x layer and token x step
+  LayerHeads layer_heads = LayerHeads::kMax;    // in token x layer
   std::vector<PolicyChoice> policies{{"snapkv"}, {"adkvc"}};
   int policy_index = 0;  // the one that all panels follow
   Protocol protocol = Protocol::kPrompt;

@@ -37,7 +37,7 @@ TEST(HeatmapImage, DrawsWeightsMasksAndBackground) {
   WeightMap map(head, Numbers(100), 0, 1, {0, 100, 0, 100}, 100, 100, {});
   while (map.Refine(1000, kGoOn)) {
   }
-  HeatmapOptions options{.scale = {true, HighestWeight(map, 0)}, .background = 0xff112233};
+  HeatmapOptions options{.scale = {true, HighestWeight(map.known(), 0)}, .background = 0xff112233};
   EXPECT_NEAR(options.scale.highest, 1, 1e-5);
   Image image = MakeHeatmapImage(map, options, 200, 200);
   const auto pixel = [&](int x, int y) { return image.rgba[size_t(y) * 200 + x]; };
@@ -45,7 +45,7 @@ TEST(HeatmapImage, DrawsWeightsMasksAndBackground) {
   EXPECT_EQ(pixel(199, 0), 0xff112233u) << "a token that comes later";
   EXPECT_NE(pixel(100, 199), pixel(0, 199));
   options.masked_tokens = 4;
-  options.scale.highest = HighestWeight(map, 4);
+  options.scale.highest = HighestWeight(map.known(), 4);
   EXPECT_LT(options.scale.highest, 1e-3) << "the sink does not set the scale";
   image = MakeHeatmapImage(map, options, 200, 200);
   EXPECT_EQ(pixel(0, 199), 0xff112233u);
@@ -67,6 +67,42 @@ TEST(HeatmapImage, HatchesWhatIsNotExact) {
   while (map.Refine(1000, kGoOn)) {
   }
   EXPECT_EQ(hatched(), 0);
+}
+
+TEST(HeatmapImage, ASmallerPictureKeepsTheLargestWeights) {
+  const auto head = MakeHead(100);
+  WeightMap map(head, Numbers(100), 0, 1, {0, 100, 0, 100}, 100, 100, {});
+  while (map.Refine(1000, kGoOn)) {
+  }
+  const HeatmapOptions options{.scale = {true, 1}, .background = 0xff112233};
+  const Image image = MakeHeatmapImage(map, options, 7, 7);
+  for (int y = 0; y < 7; ++y)
+    EXPECT_EQ(image.rgba[size_t(y) * 7], InkColor(options.scale.InkOf(map.cells()[size_t(y * 100 / 7) * 100]), false))
+        << "the sink is one token of the fourteen of a pixel";
+}
+
+TEST(HeatmapImage, DrawsLines) {
+  std::vector<float> first(1000, 1e-4f), second(600, 1e-4f);
+  first[500] = 0.5f;  // a needle of one token
+  second[0] = 0.9f;
+  const SharedLines lines{std::make_shared<const std::vector<float>>(first),
+                          std::make_shared<const std::vector<float>>(second), nullptr};
+  EXPECT_EQ(HighestWeight(lines, {0, 1000}, 0), 0.9f);
+  EXPECT_EQ(HighestWeight(lines, {0, 1000}, 4), 0.5f);
+  EXPECT_EQ(HighestWeight(lines, {600, 1000}, 0), 1e-4f);
+  HeatmapOptions options{.scale = {true, 0.9f}, .masked_tokens = 4, .background = 0xff112233};
+  const auto ink = [&](float weight) { return InkColor(options.scale.InkOf(weight), false); };
+  Image image = MakeLinesImage(lines, {0, 1000}, options, 100, 9);
+  const auto pixel = [&](int x, int y) { return image.rgba[size_t(y) * image.width + x]; };
+  EXPECT_EQ(pixel(50, 0), ink(0.5f)) << "the needle is seen among ten tokens of a pixel";
+  EXPECT_EQ(pixel(49, 0), ink(1e-4f));
+  EXPECT_EQ(pixel(0, 4), ink(1e-4f)) << "the sink is masked";
+  EXPECT_EQ(pixel(59, 3), ink(1e-4f));
+  EXPECT_EQ(pixel(60, 3), options.background) << "its queries saw no such token";
+  EXPECT_EQ(pixel(50, 8), options.background) << "not known yet";
+  image = MakeLinesImage(lines, {498, 503}, options, 100, 1);
+  EXPECT_EQ(pixel(50, 0), ink(0.5f)) << "three lines in a pixel: the largest of them";
+  EXPECT_EQ(pixel(39, 0), ink(1e-4f));
 }
 
 TEST(WeightScale, InvertsItself) {

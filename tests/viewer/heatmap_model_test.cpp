@@ -5,10 +5,15 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <filesystem>
 #include <fstream>
+#include <set>
 #include <thread>
 
 #include "core/error.h"
+#include "core/trace_writer.h"
+#include "tests/support/core_files.h"
+#include "tests/support/core_tiny_trace.h"
 
 namespace kvscope {
 namespace {
@@ -88,6 +93,81 @@ TEST(HeatmapModel, BecomesExactAndFollowsTheView) {
   view.step = 3, view.marked_token = 7;
   Settle(jobs, update);
   EXPECT_EQ(model.generation(), generation) << "nothing that it shows changed, nothing was done";
+}
+
+TEST(HeatmapModel, PaintsAnExactMapAgainWithoutComputingIt) {
+  Jobs jobs;
+  TraceDocument document(kTrace, jobs);
+  Settle(jobs, [] {});
+  HeatmapModel model;
+  ViewState view;
+  Settle(jobs, [&] { model.Update(document, view, 300, 200, {}, jobs); });
+  ASSERT_EQ(model.progress(), 1);
+  for (const auto& [width, is_log] : {std::pair{300, false}, {301, false}}) {
+    view.is_log = is_log;
+    const int generation = model.generation();
+    Settle(jobs, [&] { model.Update(document, view, width, 200, {}, jobs); });
+    EXPECT_EQ(model.generation(), generation + 1);
+    EXPECT_EQ(model.image()->width, width);
+  }
+}
+
+TEST(HeatmapModel, ShowsAMapThatIsKeptBesideTheTrace) {
+  const std::string path = TempPath("kept.kvtrace.h5");
+  std::filesystem::copy_file(kTrace, path, std::filesystem::copy_options::overwrite_existing);
+  std::filesystem::remove_all(path + ".maps");
+  Jobs jobs;
+  TraceDocument first(path, jobs), second(path, jobs), other(kTrace, jobs);
+  Settle(jobs, [] {});
+  // Not a map of this head: what is seen can only come from the file.
+  const int tokens = first.num_tokens();
+  first.maps()->Keep(3, 0,
+                     std::make_shared<const WeightCells>(WeightCells{
+                         {0, tokens, 0, tokens}, tokens, tokens, std::vector<float>(size_t(tokens) * tokens, 0.5f)}),
+                     true);
+  HeatmapModel kept, computed;
+  Settle(jobs, [&] { kept.Update(second, {}, 300, 200, {}, jobs); });
+  ASSERT_TRUE(kept.image());
+  EXPECT_EQ(kept.progress(), 1);
+  EXPECT_EQ(kept.scale().highest, 0.5f);
+  EXPECT_EQ(std::set(kept.image()->rgba.begin(), kept.image()->rgba.end()).size(), 1u);
+  Settle(jobs, [&] { computed.Update(other, {}, 300, 200, {}, jobs); });
+  EXPECT_NE(computed.image()->rgba, kept.image()->rgba);
+  std::filesystem::remove_all(path + ".maps");
+}
+
+TEST(TraceDocument, KeepsNoMapsOfAFileThatGrows) {
+  const std::string path = TempPath("growing.kvtrace.h5");
+  const TinyRun run = MakeTinyRun({});
+  TraceWriter writer(path, run.info, {.flush_interval_secs = 0, .overwrite = true});
+  AppendTinyRun(writer, run);
+  writer.Flush();
+  Jobs jobs;
+  TraceDocument document(path, jobs);
+  Settle(jobs, [] {});
+  ASSERT_EQ(document.state(), TraceDocument::State::kReady) << document.failure();
+  EXPECT_TRUE(document.is_growing());
+  EXPECT_EQ(document.maps(), nullptr);
+}
+
+TEST(TraceDocument, ReadsOneHeadAtATime) {
+  Jobs jobs;
+  TraceDocument document(kTrace, jobs);
+  Settle(jobs, [] {});
+  // As a slider would ask, frame by frame.
+  for (int kv_head = 0; kv_head < 3; ++kv_head) {
+    document.KvHead(0, kv_head);
+    jobs.Deliver();
+  }
+  std::shared_ptr<const KvHeadData> data;
+  Settle(jobs, [&] { data = document.KvHead(0, 2); });
+  ASSERT_TRUE(data);
+  EXPECT_EQ(document.KvHead(0, 2), data);
+  const std::weak_ptr<const KvHeadData> before = data;
+  data = nullptr;
+  Settle(jobs, [&] { data = document.KvHead(0, 1); });
+  EXPECT_TRUE(data);
+  EXPECT_TRUE(before.expired()) << "nobody holds the head before";
 }
 
 TEST(Jobs, DeliversTheNewestOfASlotOnly) {

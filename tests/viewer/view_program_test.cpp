@@ -69,9 +69,31 @@ TEST(ViewProgram, TheHeatmapShowsTheNeedleFound) {
   EXPECT_LT(DarkPixels(image, needle - 3 * width, top, needle - 2 * width, bottom), 30);
 }
 
+// By layer, the layers that read the needle stand out; in layer 3 no head finds it.
+TEST(ViewProgram, TheLayersThatReadTheNeedleStandOut) {
+  const std::string picture = TempPath("layers.png");
+  const CommandResult result =
+      View(std::string(kTrace) +
+           " --panel heatmap --kind layer --linear --mask-sinks --light --size 1500x700 --screenshot " + picture);
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  const Image image = ReadPng(picture);
+  // Plot from (66, 51) to (1477, 640); needle tokens 247 to 260 of 528, three layers, away from the labels.
+  const auto x_of = [](int token) { return (66 + 1411.0 * token / 528) / 1500; };
+  const auto y_of = [](double layer) { return (51 + 589 * layer / 3) / 700; };
+  const auto dark = [&](int first, double layer) {
+    return DarkPixels(image, x_of(first), y_of(layer + 0.3), x_of(first + 13), y_of(layer + 0.9));
+  };
+  EXPECT_GT(dark(247, 1), 500) << "layer 7";
+  EXPECT_GT(dark(247, 2), 500) << "layer 18";
+  EXPECT_LT(dark(247, 0), 200) << "layer 3: the band's own line";
+  EXPECT_LT(dark(200, 2), 50) << "away from the needle";
+}
+
 TEST(ViewProgram, EveryPanelMakesAPictureOfItsOwn) {
   std::set<std::vector<uint32_t>> pictures;
-  for (const char* panel : {"run", "overview", "text", "timeline --step 3", "timeline --step 9", "heatmap"}) {
+  for (const char* panel :
+       {"run", "overview", "text", "timeline --step 3", "timeline --step 9", "heatmap", "heatmap --kind layer",
+        "heatmap --kind step", "heatmap --kind step --reduce none", "heatmap --kind step --reduce ema"}) {
     const std::string picture = TempPath("panel.png");
     const CommandResult result =
         View(std::string(kTrace) + " --layer 18 --head 7 --size 800x500 --screenshot " + picture + " --panel " + panel);
@@ -108,8 +130,8 @@ TEST(ViewProgram, AnswersBadOptionsWithOneLine) {
   const std::string out = " --screenshot " + TempPath("bad.png");
   for (const std::string& arguments :
        {"--size 12" + out, "--size 0x100" + out, "--size 100x100x3" + out, "--scale 9" + out, "--panel nothing" + out,
-        "--unknown" + out, "missing.kvtrace.h5" + out, std::string("--screenshot"),
-        std::string("--screenshot /nowhere/a.png")}) {
+        "--unknown" + out, "--kind column" + out, "--reduce median" + out, "--reduce none" + out,
+        "missing.kvtrace.h5" + out, std::string("--screenshot"), std::string("--screenshot /nowhere/a.png")}) {
     ExpectOneLine(View(arguments));
     EXPECT_FALSE(std::filesystem::exists(TempPath("bad.png"))) << arguments;
   }
