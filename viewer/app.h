@@ -33,6 +33,7 @@ class App final : public Frame {
   // Empty, or why what was asked for cannot be shown.
   std::string failure() const;
   const ViewState& view() const { return view_; }
+  const PolicyModel& policies() const { return policies_; }
   // The one that is looked at; null: none is open.
   TraceDocument* current() const;
 

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/panel_parts.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 
@@ -185,10 +186,12 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
     ImPlot::GetPlotDrawList()->AddLine({from.x, at.y}, {from.x + size.x, at.y}, color);
     ImPlot::PopPlotClipRect();
   }
+  DrawKeptStrip(FollowedBits(context), context.is_dark);
   if (ImPlot::IsPlotHovered()) {
     const ImPlotPoint mouse = ImPlot::GetPlotMousePos();
     DrawHover(context, static_cast<int>(std::floor(mouse.y)), static_cast<int>(std::floor(mouse.x)));
     if (ImGui::IsMouseDoubleClicked(ImGuiMouseButton_Left)) context.view.window = {};
+    if (WasClicked()) MarkToken(context.view, static_cast<int>(std::floor(mouse.x)), document.num_tokens());
   }
   ImPlot::EndPlot();
 }
@@ -242,6 +245,7 @@ void HeatmapPanel::DrawHover(const PanelContext& context, int query, int token) 
   } else if (const std::optional<float> weight = model_.WeightOf(query, token)) {
     ImGui::Text("weight %.4g", *weight);
   }
+  DrawKeptText(context, token);
   ImGui::EndTooltip();
 }
 

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/panel_parts.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 
@@ -112,9 +113,11 @@ void HeatmapPanel::DrawLines(PanelContext& context) {
   }
   ImPlot::PopPlotClipRect();
   DrawBands(document.bands(), /*on_both_axes=*/false);
+  if (!is_layer) DrawKeptStrip(FollowedBits(context), context.is_dark);
   if (ImPlot::IsPlotHovered()) {
     const ImPlotPoint mouse = ImPlot::GetPlotMousePos();
     DrawLineHover(context, static_cast<int>(std::floor(mouse.y)), static_cast<int>(std::floor(mouse.x)));
+    if (WasClicked()) MarkToken(view, static_cast<int>(std::floor(mouse.x)), document.num_tokens());
     if (ImGui::IsMouseDoubleClicked(ImGuiMouseButton_Left)) {
       view.window = {};
     } else if (ImGui::GetIO().MouseWheel != 0 || ImGui::IsMouseDragging(ImGuiMouseButton_Left)) {
@@ -151,6 +154,7 @@ void HeatmapPanel::DrawLineHover(const PanelContext& context, int line, int toke
   } else {
     ImGui::TextDisabled("not seen");
   }
+  DrawKeptText(context, token);
   ImGui::EndTooltip();
 }
 

@@ -83,11 +83,20 @@ std::vector<uint8_t> FollowedBits(const PanelContext& context) {
                                      std::max(ShownQuery(context), plan.request.FirstDecision() - 1));
 }
 
-std::string KeptText(const PanelContext& context, const std::vector<uint8_t>& bits, int token) {
+void DrawKeptText(const PanelContext& context, int token) {
   const auto outcome = FollowedOutcome(context);
-  if (!outcome || token < 0 || token >= std::ssize(bits)) return "";
-  return bits[token] == 0 ? StrCat("dropped by ", outcome->choice.spec)
-                          : StrCat("kept in ", int{bits[token]}, " bits by ", outcome->choice.spec);
+  const std::vector<uint8_t> bits = FollowedBits(context);
+  if (token < 0 || token >= std::ssize(bits)) return;
+  if (bits[token] == 0) {
+    ImGui::TextColored(ImGui::ColorConvertU32ToFloat4(CurrentTheme().palette.needle), "dropped by %s",
+                       outcome->choice.spec.c_str());
+  } else {
+    ImGui::Text("kept in %d bits by %s", bits[token], outcome->choice.spec.c_str());
+  }
+}
+
+void MarkToken(ViewState& view, int token, int num_tokens) {
+  if (token >= 0 && token < num_tokens) view.marked_token = view.marked_token == token ? -1 : token;
 }
 
 bool WasClicked() {

@@ -25,8 +25,10 @@ int ShownQuery(const PanelContext& context);
 std::shared_ptr<const PolicyOutcome> FollowedOutcome(const PanelContext& context);
 // Bits of each token in its cache of the chosen head after the shown query, 0: dropped; empty: no policy is followed.
 std::vector<uint8_t> FollowedBits(const PanelContext& context);
-// "kept in 8 bits by snapkv"; empty: not known.
-std::string KeptText(const PanelContext& context, const std::vector<uint8_t>& bits, int token);
+// In a tooltip: "kept in 8 bits by snapkv", when a policy is followed.
+void DrawKeptText(const PanelContext& context, int token);
+// Marks a token, or takes the mark away where it is.
+void MarkToken(ViewState& view, int token, int num_tokens);
 
 // A press that was no drag ended in this frame.
 bool WasClicked();

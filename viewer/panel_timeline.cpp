@@ -126,15 +126,16 @@ void TimelinePanel::DrawRow(PanelContext& context, int query, float height) {
   spec.FillColor = spec.LineColor = ImGui::ColorConvertU32ToFloat4(CurrentTheme().palette.accent);
   ImPlot::PlotBars("##weights", xs.data(), ys.data(), static_cast<int>(xs.size()), bar_width, spec);
   DrawTokenMark(context.view.marked_token);
-  const std::vector<uint8_t> bits = FollowedBits(context);
-  DrawKeptStrip(bits, context.is_dark);
+  DrawKeptStrip(FollowedBits(context), context.is_dark);
   if (ImPlot::IsPlotHovered()) {
     const int token = static_cast<int>(std::floor(ImPlot::GetPlotMousePos().x));
     if (token >= 0 && token < static_cast<int>(row.size())) {
-      const std::string kept = KeptText(context, bits, token);
-      ImGui::SetTooltip("token %d  \"%s\"\nweight %.4g\n%s", token,
-                        Escape(document.reader().tokens().pieces[token]).c_str(), row[token], kept.c_str());
-      if (WasClicked()) context.view.marked_token = context.view.marked_token == token ? -1 : token;
+      ImGui::BeginTooltip();
+      ImGui::Text("token %d  \"%s\"\nweight %.4g", token, Escape(document.reader().tokens().pieces[token]).c_str(),
+                  row[token]);
+      DrawKeptText(context, token);
+      ImGui::EndTooltip();
+      if (WasClicked()) MarkToken(context.view, token, document.num_tokens());
     }
   }
   ImPlot::EndPlot();
