@@ -91,7 +91,11 @@ struct Results {
 
 // HDF5. Throws Error; the target appears only when complete.
 void WriteResults(const std::string& path, const Results& results);
-Results ReadResults(const std::string& path);
+// kNone leaves the arrays `kept` and `bits`, most of a file, where they are.
+enum class ReadEntries { kAll, kNone };
+Results ReadResults(const std::string& path, ReadEntries entries = ReadEntries::kAll);
+bool SaysResults(const std::string& path);  // by its first attribute; see core/probe.h for files that are not trusted
+std::string CsvField(const std::string& text);                   // RFC 4180: in quotes where needed
 void WriteCsv(const std::string& path, const Results& results);  // "-" is stdout
 
 // All rows (exact duplicates once), traces joined by run_id, commands once each.

@@ -12,16 +12,6 @@
 namespace kvscope {
 namespace {
 
-std::string Quoted(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-  std::string quoted = "\"";
-  for (const char c : text) {
-    if (c == '"') quoted += '"';
-    quoted += c;
-  }
-  return quoted + '"';
-}
-
 // Shortest text that reads back to the same double; integers up to 2^53 without an exponent.
 std::string NumberText(double value) {
   char buffer[64];
@@ -45,7 +35,7 @@ void WriteTo(std::ostream& out, const Results& results) {
       out << separator;
       separator = ",";
       if (!row.figures.Has(column.name)) continue;
-      out << (column.is_text ? Quoted(row.figures.Text(column.name)) : NumberText(*row.figures.Number(column.name)));
+      out << (column.is_text ? CsvField(row.figures.Text(column.name)) : NumberText(*row.figures.Number(column.name)));
     }
     out << "\r\n";
   }
@@ -53,6 +43,16 @@ void WriteTo(std::ostream& out, const Results& results) {
 }
 
 }  // namespace
+
+std::string CsvField(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"') quoted += '"';
+    quoted += c;
+  }
+  return quoted + '"';
+}
 
 void WriteCsv(const std::string& path, const Results& results) {
   if (path == "-") {

@@ -20,6 +20,7 @@
 namespace kvscope {
 namespace {
 
+constexpr const char* kFormat = "kvscope.results";
 constexpr double kAbsent = std::numeric_limits<double>::quiet_NaN();
 
 // ---- writing
@@ -81,7 +82,7 @@ void WriteColumns(h5::File& file, const Results& results) {
 }
 
 void WriteTo(h5::File& file, const Results& results) {
-  file.WriteText("/", "format", "kvscope.results");
+  file.WriteText("/", "format", kFormat);
   file.WriteIntegers("/", "version", {1, 0});
   file.WriteInteger("/", "rows", static_cast<int64_t>(results.rows.size()));
   file.WriteInteger("/", "traces", static_cast<int64_t>(results.traces.size()));
@@ -116,10 +117,15 @@ void WriteTo(h5::File& file, const Results& results) {
 
 // ---- reading: nothing in the file is believed, and no more memory is taken than the file has bytes
 
+bool SaysResults(const h5::File& file) {
+  return file.HasAttribute("/", "format") && file.ReadText("/", "format") == kFormat;
+}
+
 class Reader {
  public:
-  explicit Reader(const std::string& path) : file_(h5::File::OpenToRead(path)), bytes_left_(file_.bytes()) {
-    if (!file_.HasAttribute("/", "format") || file_.ReadText("/", "format") != "kvscope.results") {
+  Reader(const std::string& path, ReadEntries entries)
+      : file_(h5::File::OpenToRead(path)), bytes_left_(file_.bytes()), entries_(entries) {
+    if (!SaysResults(file_)) {
       Fail("/", "expected a results file of kvscope replay; give the file written with -o");
     }
     const std::vector<int> version = file_.ReadIntegers("/", "version");
@@ -230,6 +236,7 @@ class Reader {
     if (end == std::string::npos || object.find_first_of("/@", end + 1) != std::string::npos) return;
     const std::string name = object.substr(end + 1);
     if (in_trace && name.starts_with("attribute_")) return;
+    if (entries_ == ReadEntries::kNone && (name == "kept" || name == "bits")) return;
     const std::string number = object.substr(begin, end - begin);
     const size_t size = in_row ? results.rows.size() : results.traces.size();
     const bool is_number = number.size() < 10 && number.find_first_not_of("0123456789") == std::string::npos;
@@ -264,6 +271,7 @@ class Reader {
 
   h5::File file_;
   uint64_t bytes_left_;
+  ReadEntries entries_;
   std::vector<std::string> names_;
 };
 
@@ -285,8 +293,12 @@ void WriteResults(const std::string& path, const Results& results) {
   }
 }
 
-Results ReadResults(const std::string& path) {
-  return Reader(path).Read();
+Results ReadResults(const std::string& path, ReadEntries entries) {
+  return Reader(path, entries).Read();
+}
+
+bool SaysResults(const std::string& path) {
+  return SaysResults(h5::File::OpenToRead(path));
 }
 
 }  // namespace kvscope

@@ -44,10 +44,6 @@ class TraceReader final : public TraceSource {
   std::unique_ptr<State> state_;
 };
 
-// The first open of an unknown file, in a child process with a time limit: HDF5 itself can crash on a hostile file.
-// Throws Error when the child crashed, timed out or refused.
-void ProbeTraceInChild(const std::string& path, double timeout_secs = 20);
-
 // Clears the marks of an interrupted writer so that any HDF5 program opens the file; status becomes `recovered`.
 // Throws Error while a writer has the file open.
 void RecoverTrace(const std::string& path);

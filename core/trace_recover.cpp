@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/h5.h"
+#include "core/probe.h"
 #include "core/trace_columns.h"
 #include "core/trace_lock.h"
 #include "core/trace_reader.h"

@@ -85,7 +85,6 @@ std::string InkOver(uint32_t rgb) {
 }
 
 std::map<std::string, PolicyLook> LooksOf(const std::vector<PolicyName>& names) {
-  constexpr std::array kHues = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4f9a"};
   constexpr std::array kGreys = {"#222222", "#8a8a8a", "#6e6e6e", "#555555"};
   constexpr std::array kDashes = {"", "6 3", "2 2.5", "8 3 2 3", "10 4", "1 3"};
   // The diamond is the full cache's, the star the oracle's.
@@ -111,7 +110,7 @@ std::map<std::string, PolicyLook> LooksOf(const std::vector<PolicyName>& names) 
     } else {
       const int hue = hue_of_family.emplace(family, static_cast<int>(hue_of_family.size())).first->second;
       const int member = members_of_family[family]++;
-      look.color = kHues[static_cast<size_t>(hue) % kHues.size()];
+      look.color = kPolicyHues[static_cast<size_t>(hue) % kPolicyHues.size()];
       look.marker = kMarkers[static_cast<size_t>(hue + hue / 7 + member) % kMarkers.size()];
       look.filled = member % 2 == 0;
       look.dash = kDashes[static_cast<size_t>(member) % kDashes.size()];

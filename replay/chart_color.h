@@ -4,9 +4,11 @@
 // and dash pattern as well; baselines and oracles are grey, so that the eye compares the rest with them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "replay/svg.h"
@@ -27,6 +29,10 @@ struct PolicyLook {
   bool filled = true;
   bool reference = false;  // full, random, oracle: drawn behind, in grey
 };
+
+// What LooksOf gives in turn, one a family, to those that are not references.
+inline constexpr std::array<std::string_view, 7> kPolicyHues{"#0072b2", "#d55e00", "#009e73", "#cc79a7",
+                                                             "#e69f00", "#56b4e9", "#7a4f9a"};
 
 struct PolicyName {
   std::string label;   // unique, as shown

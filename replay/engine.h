@@ -70,6 +70,7 @@ struct PlanOptions {
   std::vector<int> watched_tokens = {};  // whose ranks are kept: the needle's
   // [layer] statistics of earlier passes over the same rows: not computed again, and what is computed is added.
   std::vector<LayerEvidence>* known = nullptr;
+  const std::atomic<bool>* is_cancelled = nullptr;  // looked at between layers; then nothing was seen or planned
 };
 
 // A policy that has seen everything before its decision; it decides at any budget without another pass.

@@ -253,6 +253,7 @@ std::vector<SeenPolicy> ShowTrace(const TraceSource& source, const std::vector<P
   if (options.add_evidence) options.add_evidence(evidence);
 
   for (int begin = 0; begin < shape.num_layers; begin += kLayersAtOnce) {
+    if (options.is_cancelled && *options.is_cancelled) return {};
     const int end = std::min(begin + kLayersAtOnce, shape.num_layers);
     auto layers = evidence.Compute(begin, end,
                                    known ? std::span(*known).subspan(begin, end - begin) : std::span<LayerEvidence>{});
@@ -290,6 +291,7 @@ std::vector<Plan> MakePlans(const TraceSource& source, const std::vector<PlanReq
   for (const PlanRequest& request : requests)
     to_last_decision.row_end = std::max(to_last_decision.row_end, request.decision_token);
   const std::vector<SeenPolicy> seen = ShowTrace(source, different, to_last_decision);
+  if (seen.size() < different.size()) return {};  // cancelled
   std::vector<Plan> plans(requests.size());
   tbb::parallel_for(size_t{0}, requests.size(), [&](size_t i) {
     plans[i] = Decide(seen[seen_from_request[i]], requests[i].budget, options.watched_tokens);

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/export.h"
+#include "core/probe.h"
 #include "core/trace_reader.h"
 #include "core/trace_summary.h"
 #include "core/units.h"

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "core/probe.h"
 #include "core/results.h"
 #include "core/trace_reader.h"
 #include "core/units.h"

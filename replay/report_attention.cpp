@@ -2,7 +2,6 @@
 // What attention does in these traces, whatever the policy.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 
 #include "core/error.h"
@@ -66,14 +65,6 @@ double MeanOf(const NamedArray& array) {
     ++count;
   }
   return count ? sum / count : std::numeric_limits<double>::quiet_NaN();
-}
-
-std::optional<double> NumberAttribute(const Results::Trace& trace, const std::string& name) {
-  const auto found = trace.attributes.find(name);
-  if (found == trace.attributes.end()) return std::nullopt;
-  char* end = nullptr;
-  const double value = std::strtod(found->second.c_str(), &end);
-  return end != found->second.c_str() && std::isfinite(value) ? std::optional<double>(value) : std::nullopt;
 }
 
 void WriteDynamics(ReportPage& page, const SectionContext& context) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <set>
 #include <tuple>
 
@@ -245,6 +246,40 @@ std::vector<ReportData> GatherReportData(const std::vector<const Results::Row*>&
     std::sort(group.depths.begin(), group.depths.end());
   }
   return groups;
+}
+
+std::optional<double> NumberAttribute(const Results::Trace& trace, const std::string& name) {
+  const auto found = trace.attributes.find(name);
+  if (found == trace.attributes.end()) return std::nullopt;
+  char* end = nullptr;
+  const double value = std::strtod(found->second.c_str(), &end);
+  return end != found->second.c_str() && std::isfinite(value) ? std::optional<double>(value) : std::nullopt;
+}
+
+std::optional<RelevanceHistogram> SumRelevance(const std::vector<const Results::Trace*>& traces) {
+  std::optional<RelevanceHistogram> sum;
+  const auto add = [](const std::vector<float>& counts, std::vector<double>& sums) {
+    for (size_t bin = 0; bin < sums.size(); ++bin) {
+      if (std::isfinite(counts[bin])) sums[bin] += std::max(0.0f, counts[bin]);
+    }
+  };
+  for (const Results::Trace* trace : traces) {
+    const NamedArray *needle = trace->Find("relevance_needle"), *rest = trace->Find("relevance_rest");
+    const auto low = NumberAttribute(*trace, "relevance_log10_low"),
+               width = NumberAttribute(*trace, "relevance_log10_width");
+    if (!needle || !rest || !low || !width || *width <= 0 || needle->values.size() != rest->values.size()) continue;
+    const size_t num_bins = needle->values.size();
+    if (num_bins == 0) continue;
+    if (!sum) {
+      const auto name = trace->attributes.find("relevance_statistic");
+      sum = {name == trace->attributes.end() ? "relevance" : name->second, *low, *width, std::vector<double>(num_bins),
+             std::vector<double>(num_bins)};
+    }
+    if (sum->needle.size() != num_bins || sum->low != *low || sum->bin_width != *width) continue;
+    add(needle->values, sum->needle);
+    add(rest->values, sum->rest);
+  }
+  return sum;
 }
 
 std::string CountText(double count) {

@@ -84,6 +84,17 @@ std::vector<ReportData> GatherReportData(const Results& results);
 std::vector<ReportData> GatherReportData(const std::vector<const Results::Row*>& rows,
                                          const std::vector<Results::Trace>& traces);
 
+std::optional<double> NumberAttribute(const Results::Trace& trace, const std::string& name);
+
+// How relevant needle tokens are and all others: (token, head) pairs by log10 of a statistic, added up over the traces
+// that agree in their bins.
+struct RelevanceHistogram {
+  std::string statistic;  // what was summed
+  double low = 0, bin_width = 0;
+  std::vector<double> needle, rest;  // [bin] pairs
+};
+std::optional<RelevanceHistogram> SumRelevance(const std::vector<const Results::Trace*>& traces);
+
 // 12 or 12.3: counts of whole things, or means of counts.
 std::string CountText(double count);
 // "a", "a and b", "a, b and c".

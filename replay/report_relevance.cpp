@@ -13,33 +13,17 @@ namespace kvscope {
 
 namespace {
 
-void RelevanceHistogram(ReportPage& page, const SectionContext& context) {
-  const ReportData& data = context.data;
+void DrawRelevanceHistogram(ReportPage& page, const SectionContext& context) {
+  const auto histogram = SumRelevance(context.data.traces);
+  if (!histogram) return;
   HistogramPairSpec spec;
-  std::string statistic;
-  for (const Results::Trace* trace : data.traces) {
-    const NamedArray *needle = trace->Find("relevance_needle"), *rest = trace->Find("relevance_rest");
-    const auto low = NumberAttribute(*trace, "relevance_log10_low"),
-               width = NumberAttribute(*trace, "relevance_log10_width");
-    if (!needle || !rest || !low || !width || *width <= 0 || needle->values.size() != rest->values.size()) continue;
-    if (spec.front.empty()) {
-      spec.front.assign(needle->values.size(), 0);
-      spec.back.assign(needle->values.size(), 0);
-      spec.low = *low;
-      spec.bin_width = *width;
-      const auto name = trace->attributes.find("relevance_statistic");
-      statistic = name == trace->attributes.end() ? "relevance" : name->second;
-    }
-    if (spec.front.size() != needle->values.size() || spec.low != *low || spec.bin_width != *width) continue;
-    for (size_t bin = 0; bin < spec.front.size(); ++bin) {
-      spec.front[bin] += std::isfinite(needle->values[bin]) ? std::max(0.0f, needle->values[bin]) : 0;
-      spec.back[bin] += std::isfinite(rest->values[bin]) ? std::max(0.0f, rest->values[bin]) : 0;
-    }
-  }
-  if (spec.front.empty()) return;
+  spec.front = histogram->needle;
+  spec.back = histogram->rest;
+  spec.low = histogram->low;
+  spec.bin_width = histogram->bin_width;
   spec.front_name = "needle tokens";
   spec.back_name = "all other tokens";
-  spec.x_label = "log10 of " + statistic;
+  spec.x_label = "log10 of " + histogram->statistic;
   page.Figure(context.slug_prefix + "relevance_histogram", HistogramPair(spec),
               "How much attention needle tokens receive, against all others, over every layer and head. Where the two "
               "overlap, no "
@@ -127,7 +111,7 @@ std::optional<ReportPage::TableRow> AucRow(const ReportData& data, const AucStat
 void WriteRelevance(ReportPage& page, const SectionContext& context) {
   const ReportData& data = context.data;
   const std::vector<AucStat> stats = AucStats(data);
-  RelevanceHistogram(page, context);
+  DrawRelevanceHistogram(page, context);
   if (stats.empty()) {
     page.Paragraph("No relevance of needle tokens was measured; replay a trace that has a needle.");
     return;

@@ -52,7 +52,6 @@ struct AucStat {
 };
 std::vector<AucStat> AucStats(const ReportData& data);
 double MeanOf(const NamedArray& array);  // NaN entries left out; NaN when nothing is left
-std::optional<double> NumberAttribute(const Results::Trace& trace, const std::string& name);
 std::vector<double> Doubles(const std::vector<float>& values);
 
 }  // namespace kvscope

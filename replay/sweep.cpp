@@ -2,7 +2,6 @@
 #include "replay/sweep.h"
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -12,15 +11,6 @@
 
 namespace kvscope {
 namespace {
-
-// A number of the task's parameters; they come from the file, so anything may be missing.
-std::optional<double> TaskNumber(const TaskInfo& task, const char* name) {
-  const auto parameters = nlohmann::json::parse(task.parameters_json, nullptr, /*allow_exceptions=*/false);
-  if (!parameters.is_object()) return std::nullopt;
-  const auto found = parameters.find(name);
-  if (found == parameters.end() || !found->is_number()) return std::nullopt;
-  return found->get<double>();
-}
 
 std::string ClassNote(const PlanRequest& request, const PolicyNeeds& needs, const std::string& mode) {
   std::vector<std::string> notes;
@@ -79,6 +69,14 @@ EvaluateOptions EvaluationOf(const TraceSource& source, const std::vector<int>& 
 }
 
 }  // namespace
+
+std::optional<double> TaskNumber(const TaskInfo& task, const char* name) {
+  const auto parameters = nlohmann::json::parse(task.parameters_json, nullptr, /*allow_exceptions=*/false);
+  if (!parameters.is_object()) return std::nullopt;
+  const auto found = parameters.find(name);
+  if (found == parameters.end() || !found->is_number()) return std::nullopt;
+  return found->get<double>();
+}
 
 std::vector<PolicySpec> ParsePolicies(const SweepOptions& options) {
   std::vector<std::string> texts;
@@ -211,10 +209,15 @@ void ReplayTrace(const TraceSource& source, const std::string& path, const Sweep
   }
   std::vector<Plan> plans;
   plan_options.watched_tokens = NeedleTokens(source.info(), FirstDecision(requests, source.info().prompt_tokens));
+  plan_options.is_cancelled = options.is_cancelled;
   if (is_replayable) plans = MakePlans(source, requests, plan_options);
+  const auto is_cancelled = [&] { return options.is_cancelled && *options.is_cancelled; };
+  if (is_cancelled()) return;
   EvaluateOptions evaluation = EvaluationOf(source, plan_options.watched_tokens);
   evaluation.layer_done = advance;
+  evaluation.is_cancelled = options.is_cancelled;
   const std::vector<PlanMetrics> metrics = Evaluate(source, plans, evaluation);
+  if (is_cancelled()) return;
 
   size_t next = 0;
   for (const Cell& cell : cells) {

@@ -37,6 +37,8 @@ std::vector<App::NamedPanel> App::MakePanels() {
   panels.push_back({"text", "Text", std::make_unique<TextPanel>()});
   panels.push_back({"heatmap", "Heatmap", std::make_unique<HeatmapPanel>()});
   panels.push_back({"policies", "Policies", std::make_unique<PoliciesPanel>()});
+  panels.push_back({"curves", "Curves", std::make_unique<CurvesPanel>()});
+  panels.push_back({"grid", "Grid", std::make_unique<GridPanel>()});
   return panels;
 }
 
@@ -47,18 +49,45 @@ std::vector<std::string> PanelNames() {
 }
 
 App::App(const AppOptions& options) : options_(options), view_(options.view) {
-  for (const std::string& path : options.paths) Open(path);
-  view_.document_index = 0;
+  if (!options.paths.empty()) Open(options.paths);
 }
 
-void App::Open(const std::string& path) {
+void App::Open(std::vector<std::string> paths) {
+  ++num_opening_;
+  const std::string slot = StrCat("sort ", num_opened_++);
+  jobs_.Start(slot, [this, paths = std::move(paths)](const std::atomic<bool>& is_cancelled) -> Jobs::Finish {
+    const auto sorted = std::make_shared<SortedFiles>(SortFiles(paths, is_cancelled));
+    return [this, sorted] {
+      --num_opening_;
+      if (!sorted->failure.empty()) failure_ = sorted->failure;
+      for (const std::string& path : sorted->listed_traces) ListTrace(path);
+      for (const std::string& path : sorted->open_traces) OpenTrace(path);
+      // Of several the first is looked at first.
+      if (!sorted->open_traces.empty()) OpenTrace(sorted->open_traces[0]);
+      if (documents_.empty() && !sorted->results.empty()) focus_ = "Curves";
+      for (const std::string& path : sorted->results) {
+        const auto is_open = [&](const auto& document) { return document->path() == path; };
+        std::erase_if(results_,
+                      [&](const auto& document) { return is_open(document) && !document->failure().empty(); });
+        if (std::ranges::none_of(results_, is_open)) results_.push_back(std::make_unique<ResultsDocument>(path, jobs_));
+      }
+    };
+  });
+}
+
+void App::OpenTrace(const std::string& path) {
+  ListTrace(path);
   const auto found = std::ranges::find(documents_, path, [](const auto& document) { return document->path(); });
   view_.document_index = static_cast<int>(found - documents_.begin());
   if (found == documents_.end()) documents_.push_back(std::make_unique<TraceDocument>(path, jobs_));
 }
 
+void App::ListTrace(const std::string& path) {
+  if (std::ranges::find(traces_, path) == traces_.end()) traces_.push_back(path);
+}
+
 void App::DroppedFiles(std::vector<std::string> paths) {
-  for (const std::string& path : paths) Open(path);
+  Open(std::move(paths));
 }
 
 TraceDocument* App::current() const {
@@ -74,8 +103,12 @@ bool App::IsBusy() const {
 }
 
 std::string App::failure() const {
-  if (!failure_.empty() || documents_.empty()) return failure_;
-  return current()->failure();
+  if (!failure_.empty()) return failure_;
+  if (current() && !current()->failure().empty()) return current()->failure();
+  for (const auto& results : results_) {
+    if (!results->failure().empty()) return results->failure();
+  }
+  return "";
 }
 
 // --layer and --head, once the trace is there.
@@ -104,10 +137,12 @@ void App::Draw() {
     for (const auto& document : documents_) document->Follow();
     next_follow_ = ImGui::GetTime() + kFollowSecs;
   }
-  if (documents_.empty()) return start_.Draw();
-  if (view_.follows_policies && current()->state() == TraceDocument::State::kReady)
+  const bool is_empty = documents_.empty() && results_.empty() && !IsOpening();
+  if (is_empty && options_.only_panel.empty()) start_.Draw();
+  if (!failure_.empty()) DrawFailure();
+  if (view_.follows_policies && current() && current()->state() == TraceDocument::State::kReady)
     policies_.Update(*current(), view_, jobs_);
-  if (options_.only_panel.empty()) return DrawDocked();
+  if (options_.only_panel.empty()) return is_empty ? void() : DrawDocked();
   const ImGuiViewport* const viewport = ImGui::GetMainViewport();
   ImGui::SetNextWindowPos(viewport->WorkPos);
   ImGui::SetNextWindowSize(viewport->WorkSize);
@@ -129,7 +164,25 @@ PanelContext App::Context() {
           .policies = policies_,
           .is_dark = CurrentTheme().is_dark,
           .wants_frames = &is_moving_,
-          .open = [this](const std::string& path) { Open(path); }};
+          .open = [this](const std::string& path) { OpenTrace(path); },
+          .traces = traces_,
+          .results = results_,
+          .is_opening = IsOpening()};
+}
+
+// What was asked for and cannot be shown, until it is closed.
+void App::DrawFailure() {
+  const ImGuiViewport* const viewport = ImGui::GetMainViewport();
+  const float em = ImGui::GetFontSize();
+  ImGui::SetNextWindowPos({viewport->GetCenter().x, viewport->WorkPos.y + viewport->WorkSize.y - em * 2}, 0, {0.5f, 1});
+  ImGui::SetNextWindowSize({std::min(viewport->WorkSize.x * 0.9f, em * 44), 0});
+  bool stays = true;
+  if (ImGui::Begin("Cannot be shown", &stays,
+                   ImGuiWindowFlags_NoCollapse | ImGuiWindowFlags_NoResize | ImGuiWindowFlags_NoSavedSettings |
+                       ImGuiWindowFlags_NoDocking))
+    ImGui::TextWrapped("%s", Escape(failure_).c_str());
+  ImGui::End();
+  if (!stays) failure_.clear();
 }
 
 void App::DrawDocked() {
@@ -147,8 +200,11 @@ void App::DrawDocked() {
     ImGui::DockBuilderDockWindow("Timeline", below);
     ImGui::DockBuilderDockWindow("Text", right);
     ImGui::DockBuilderDockWindow("Policies", right);
+    ImGui::DockBuilderDockWindow("Curves", right);
+    ImGui::DockBuilderDockWindow("Grid", right);
     ImGui::DockBuilderDockWindow("Heatmap", right);
     ImGui::DockBuilderFinish(dock);
+    focus_ = "Heatmap";
   }
   for (const NamedPanel& panel : panels_) {
     if (ImGui::Begin(panel.title.c_str())) {
@@ -158,17 +214,19 @@ void App::DrawDocked() {
     }
     ImGui::End();
   }
+  if (!focus_.empty()) ImGui::SetWindowFocus(focus_.c_str());
+  focus_.clear();
 }
 
-// Which of several is looked at.
+// Which of several is looked at; one that is only listed is opened.
 void App::DrawFiles() {
-  if (documents_.size() < 2) return;
-  const auto name = [&](size_t i) { return Escape(std::filesystem::path(documents_[i]->path()).filename().string()); };
+  if (traces_.size() < 2) return;
+  const auto name = [](const std::string& path) { return Escape(std::filesystem::path(path).filename().string()); };
   ImGui::SetNextItemWidth(-1);
-  if (!ImGui::BeginCombo("##file", name(view_.document_index).c_str())) return;
-  for (size_t i = 0; i < documents_.size(); ++i) {
-    const bool is_current = static_cast<int>(i) == view_.document_index;
-    if (ImGui::Selectable(StrCat(name(i), "##", i).c_str(), is_current)) view_.document_index = static_cast<int>(i);
+  const std::string shown = current() ? current()->path() : "";
+  if (!ImGui::BeginCombo("##file", name(shown).c_str())) return;
+  for (size_t i = 0; i < traces_.size(); ++i) {
+    if (ImGui::Selectable(StrCat(name(traces_[i]), "##", i).c_str(), traces_[i] == shown)) OpenTrace(traces_[i]);
   }
   ImGui::EndCombo();
 }

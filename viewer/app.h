@@ -40,7 +40,12 @@ class App final : public Frame {
  private:
   void ChooseAskedFor();
   PanelContext Context();
-  void Open(const std::string& path);
+  // Sorts files and folders into traces and results beside the frames, then opens them.
+  void Open(std::vector<std::string> paths);
+  void OpenTrace(const std::string& path);
+  void ListTrace(const std::string& path);
+  bool IsOpening() const { return num_opening_ > 0; }
+  void DrawFailure();
   void DrawDocked();
   void DrawFiles();
 
@@ -48,8 +53,12 @@ class App final : public Frame {
   std::string failure_;
   ViewState view_;
   std::vector<std::unique_ptr<TraceDocument>> documents_;
+  std::vector<std::unique_ptr<ResultsDocument>> results_;
+  std::vector<std::string> traces_;       // paths of all, open or only listed
+  int num_opened_ = 0, num_opening_ = 0;  // calls of Open, and those whose files are not sorted yet
   double next_follow_ = 0;
   bool is_moving_ = false;  // a panel plays
+  std::string focus_;       // title of the panel whose tab comes to the front in the next frame
   StartFrame start_;
   struct NamedPanel {
     std::string name, title;  // on the command line, on its tab

@@ -24,7 +24,7 @@ constexpr int kSmallestSide = 64, kLargestSide = 16384;
 
 struct Options {
   std::vector<std::string> files;
-  std::string screenshot, panel, size = "1600x1000", kind = "query", reduction = "max";
+  std::string screenshot, panel, figure, size = "1600x1000", kind = "query", reduction = "max";
   std::optional<int> layer, head;
   std::string policies, protocol = "prompt", kept_map = "bits";
   double keep_fraction = 0.25;
@@ -44,6 +44,16 @@ void ReadSize(const std::string& text, ShellOptions& shell) {
   }
 }
 
+void CheckFigure(const std::string& figure) {
+  if (figure.empty()) return;
+  std::string all;
+  for (const CurveMetric& metric : CurveMetrics()) {
+    if (figure == metric.column) return;
+    all += StrCat(all.empty() ? "" : ", ", metric.column);
+  }
+  throw Error(StrCat("--figure '", figure, "': expected one of ", all));
+}
+
 // Where the layout is kept between runs; empty when there is no place for it.
 std::string LayoutPath() {
   const char* state = std::getenv("XDG_STATE_HOME");
@@ -56,7 +66,7 @@ std::string LayoutPath() {
 }
 
 void Parse(int argc, char** argv, Options& options, CLI::App& app) {
-  app.add_option("FILE", options.files, "traces (*.kvtrace.h5) and results of kvscope replay");
+  app.add_option("FILE", options.files, "traces (*.kvtrace.h5), results of kvscope replay, and folders of them");
   app.add_option("--screenshot", options.screenshot, "write a picture instead of opening a window; needs no display");
   app.add_option("--panel", options.panel, "this panel alone")->check(CLI::IsMember(PanelNames(), CLI::ignore_case));
   app.add_option("--size", options.size, "width and height")->capture_default_str();
@@ -86,6 +96,9 @@ void Parse(int argc, char** argv, Options& options, CLI::App& app) {
   app.add_flag("--linear", options.is_linear, "heatmap: a linear colour scale instead of a logarithmic one");
   app.add_flag("--mask-sinks", options.masks_sinks,
                "heatmap: leave out the first tokens, which often take most weight");
+  app.add_option(
+      "--figure", options.figure,
+      "curves: a column of the results, for example answer_nll; grid: needle_retention instead of the answer");
   app.add_flag("--light", options.is_light, "dark ink on light paper");
   app.parse(argc, argv);
 }
@@ -116,6 +129,9 @@ ViewState ViewOf(const Options& options) {
   for (PolicyChoice& choice : view.policies) choice.keep_fraction = options.keep_fraction;
   if (!options.policies.empty()) view.policies = ChoicesOf(options.policies, options.keep_fraction);
   view.follows_policies = !options.policies.empty();
+  CheckFigure(options.figure);
+  view.curve_column = options.figure;
+  view.grid_shows_retention = options.figure == "needle_retention";
   return view;
 }
 
@@ -136,7 +152,8 @@ int Run(int argc, char** argv) {
   ReadSize(options.size, shell);
   for (const std::string& file : options.files) {
     std::error_code failure;
-    if (!fs::is_regular_file(file, failure)) throw Error(StrCat(file, ": expected a trace or results, found no file"));
+    if (!fs::is_regular_file(file, failure) && !fs::is_directory(file, failure))
+      throw Error(StrCat(file, ": expected a trace, results or a folder of them, found no file"));
   }
   if (!options.files.empty()) shell.title = fs::path(options.files.front()).filename().string() + " - kvscope";
 

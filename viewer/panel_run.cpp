@@ -26,7 +26,8 @@ uint32_t BandColor(const std::string& kind) {
 
 bool HasTrace(const PanelContext& context) {
   if (!context.document) {
-    CentredText("Drop a trace here, or start with one: kvscope view run.kvtrace.h5");
+    CentredText(context.is_opening ? "Opening ..."
+                                   : "Drop a trace here, or start with one: kvscope view run.kvtrace.h5");
     return false;
   }
   switch (context.document->state()) {

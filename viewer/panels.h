@@ -5,15 +5,21 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "viewer/curves_model.h"
+#include "viewer/grid_model.h"
 #include "viewer/heatmap_model.h"
 #include "viewer/jobs.h"
 #include "viewer/kept_map.h"
 #include "viewer/overview_model.h"
 #include "viewer/policy_model.h"
+#include "viewer/results_document.h"
 #include "viewer/texture.h"
 #include "viewer/token_map_model.h"
 #include "viewer/token_weights.h"
@@ -33,6 +39,12 @@ struct PanelContext {
   bool is_dark = true;
   bool* wants_frames = nullptr;                            // set by a panel that moves by itself
   std::function<void(const std::string& path)> open = {};  // opens or goes to a file
+  std::span<const std::string> traces = {};                // paths of all, open or only listed
+  std::span<const std::unique_ptr<ResultsDocument>> results = {};
+  bool is_opening = false;  // files that it is not known what they are
+  // Those that were read.
+  std::vector<std::shared_ptr<const Results>> ReadyResults() const;
+  bool IsLoadingResults() const;
 };
 
 // One panel. It draws into the window that is open.
@@ -179,6 +191,49 @@ class PoliciesPanel final : public Panel {
   const TraceDocument* checked_ = nullptr;
   std::string refusal_;                     // why checked_ cannot be replayed
   double token_begin_ = 0, token_end_ = 0;  // of all maps
+};
+
+class CurvesPanel final : public Panel {
+ public:
+  void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
+
+ private:
+  const ReportData* Group() const;  // the one chosen, of those there are
+  bool HasMode(std::string_view mode) const;
+  void Refresh(const std::string& column);
+  void DrawNothing(PanelContext& context);
+  void DrawMeasuring(PanelContext& context);
+  void DrawControls(PanelContext& context);
+  void DrawCurves(PanelContext& context, float height);
+  void DrawHover(PanelContext& context);
+  void DrawRelevance();
+
+  CurvesModel model_;
+  int group_ = 0;
+  // Made of the data, the group and the metric that are shown.
+  std::shared_ptr<const CurvesData> shown_;
+  int shown_group_ = 0;
+  std::string shown_column_;
+  std::vector<CurveMetric> metrics_;
+  CurveMetric metric_{};
+  std::vector<Curve> curves_;
+  std::optional<RelevanceHistogram> histogram_;
+  bool fits_ = false;  // the axes have their limits
+};
+
+class GridPanel final : public Panel {
+ public:
+  void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
+
+ private:
+  void DrawControls(PanelContext& context);
+  void DrawCells(PanelContext& context, float height);
+  void DrawHover(const GridCell& cell, GridFigure figure) const;
+  void DrawFailures() const;
+
+  GridModel model_;
 };
 
 }  // namespace kvscope

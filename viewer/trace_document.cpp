@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/probe.h"
 
 namespace kvscope {
 namespace {

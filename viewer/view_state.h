@@ -45,7 +45,9 @@ struct ViewState {
   int policy_index = 0;  // the one that all panels follow
   Protocol protocol = Protocol::kPrompt;
   KeptMapKind kept_map = KeptMapKind::kBits;
-  bool follows_policies = false;  // they are replayed, and panels show what the one chosen keeps
+  bool follows_policies = false;      // they are replayed, and panels show what the one chosen keeps
+  std::string curve_column{};         // of results, against bytes; empty or not there: the first there is
+  bool grid_shows_retention = false;  // of the needle by the chosen policy; else the recorded answer
   friend bool operator==(const ViewState&, const ViewState&) = default;
 };
 

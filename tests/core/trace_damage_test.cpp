@@ -10,6 +10,7 @@
 #include <random>
 #include <span>
 
+#include "core/probe.h"
 #include "core/trace_reader.h"
 #include "core/trace_writer.h"
 #include "tests/support/core_files.h"

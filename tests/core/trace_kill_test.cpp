@@ -16,6 +16,7 @@
 #include <random>
 #include <thread>
 
+#include "core/probe.h"
 #include "core/trace_reader.h"
 #include "core/trace_writer.h"
 #include "tests/support/core_files.h"

@@ -16,6 +16,7 @@
 
 #include "core/error.h"
 #include "core/h5.h"
+#include "core/probe.h"
 #include "core/trace_reader.h"
 #include "core/trace_summary.h"
 #include "core/trace_writer.h"

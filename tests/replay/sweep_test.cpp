@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <tbb/global_control.h>
 
+#include <atomic>
+
 #include "core/error.h"
 #include "replay/sweep_flags.h"
 #include "tests/support/core_tiny_trace.h"
@@ -27,6 +29,20 @@ Results Replay(const TraceSource& trace, const SweepOptions& options) {
   Results results;
   ReplayTrace(trace, "tiny.kvtrace.h5", options, results);
   return results;
+}
+
+TEST(Sweep, AddsNothingWhenCancelled) {
+  const auto trace = MakeTinyTrace(kShape);
+  SweepOptions options = Options({"snapkv"}, {0.5});
+  std::atomic<bool> is_cancelled = true;
+  options.is_cancelled = &is_cancelled;
+  EXPECT_TRUE(Replay(*trace, options).rows.empty());
+  // In the middle: after the first layer was seen.
+  is_cancelled = false;
+  options.progress = [&](double) { is_cancelled = true; };
+  const Results results = Replay(*trace, options);
+  EXPECT_TRUE(results.rows.empty());
+  EXPECT_TRUE(results.traces.empty());
 }
 
 TEST(Sweep, HasARowForEveryCellAndTheThreeOfEveryTable) {

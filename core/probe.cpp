@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opens a trace in a child process first, because HDF5 itself can crash or hang on a hostile file. Opening walks every
-// chunk index, so what later reads touch has been touched in the child.
+#include "core/probe.h"
+
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -11,7 +11,9 @@
 #include <cstdio>
 #include <cstring>
 
+#include "core/error.h"
 #include "core/h5.h"
+#include "core/results.h"
 #include "core/trace_reader.h"
 
 namespace kvscope {
@@ -32,7 +34,8 @@ void LimitMemory() {
 #endif
 }
 
-[[noreturn]] void OpenAndReport(const std::string& path, double timeout_secs, int report) {
+[[noreturn]] void ReadAndReport(const std::string& path, const std::function<void()>& read, double timeout_secs,
+                                int report) {
   for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGALRM}) signal(number, SIG_DFL);
   sigset_t none;
   sigemptyset(&none);
@@ -44,7 +47,7 @@ void LimitMemory() {
   if (!std::freopen("/dev/null", "w", stderr)) close(STDERR_FILENO);
   std::string why;
   try {
-    TraceReader::Open(path);
+    read();
   } catch (const std::exception& error) {
     why = error.what();
     if (why.empty()) why = path + ": refused";
@@ -66,7 +69,7 @@ std::string ReadAll(int file) {
 
 }  // namespace
 
-void ProbeTraceInChild(const std::string& path, double timeout_secs) {
+void ProbeInChild(const std::string& path, const std::function<void()>& read, double timeout_secs) {
   int ends[2];
   if (pipe(ends) != 0) throw Error(StrCat(path, ": cannot start a probe (", std::strerror(errno), ")"));
   pid_t child = -1;
@@ -76,7 +79,7 @@ void ProbeTraceInChild(const std::string& path, double timeout_secs) {
     child = fork();
     if (child == 0) {
       close(ends[0]);
-      OpenAndReport(path, timeout_secs, ends[1]);
+      ReadAndReport(path, read, timeout_secs, ends[1]);
     }
   }
   close(ends[1]);
@@ -97,6 +100,23 @@ void ProbeTraceInChild(const std::string& path, double timeout_secs) {
         StrCat(path, ": opening it crashes HDF5 (", strsignal(WTERMSIG(status)), "); the file is damaged or hostile"));
   }
   if (WEXITSTATUS(status) != 0) throw Error(why.empty() ? StrCat(path, ": the probe failed") : why);
+}
+
+void ProbeTraceInChild(const std::string& path, double timeout_secs) {
+  ProbeInChild(
+      path, [&] { TraceReader::Open(path); }, timeout_secs);
+}
+
+bool SaysResultsInChild(const std::string& path, double timeout_secs) {
+  const auto check = [&] {
+    if (!SaysResults(path)) throw Error(path + ": no results");
+  };
+  try {
+    ProbeInChild(path, check, timeout_secs);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 }  // namespace kvscope
