@@ -15,6 +15,7 @@ namespace kvscope {
 namespace {
 
 constexpr int kQueryRows = 32;         // scored together
+constexpr int kDimStep = 16;           // channels that the kernels work on at a time
 constexpr size_t kBandRows = 1 << 12;  // of which there are f32 queries at a time
 
 void RaiseTo(float& cell, float value) {
@@ -36,6 +37,26 @@ std::vector<int> PartOf(int size, int count) {
 }
 
 }  // namespace
+
+std::string WhyNoWeights(const LayerInfo& layer) {
+  std::string why;
+  if (layer.kind != "full" || layer.window > 0) {
+    why = StrCat("uses ", layer.kind, " attention, and weights are computed for full attention only");
+  } else if (layer.softcap > 0) {
+    why = "caps its scores softly, which is not computed yet";
+  } else if (layer.sink) {
+    why = "has a learned sink, which is not computed yet";
+  } else if (layer.head_dim_k % kDimStep != 0) {
+    why = StrCat("has ", layer.head_dim_k, " channels a head, and weights are computed for multiples of ", kDimStep);
+  }
+  if (why.empty()) return "";
+  return StrCat("Layer ", layer.layer, " ", why, "; recorded rows can be seen: record with --level qkv+rows or rows.");
+}
+
+std::shared_ptr<const KvHeadData> ReadKvHeadForWeights(const TraceSource& source, int layer_index, int kv_head_index) {
+  if (const std::string why = WhyNoWeights(source.info().layers[layer_index]); !why.empty()) throw Error(why);
+  return source.ReadKvHead(layer_index, kv_head_index);
+}
 
 float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale) {
   const int dim = data.head_dim_k;

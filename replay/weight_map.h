@@ -9,6 +9,7 @@
 #include <atomic>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/trace.h"
@@ -24,6 +25,11 @@ struct TokenBand {
   int token_begin = 0, token_end = 0;
   friend bool operator==(const TokenBand&, const TokenBand&) = default;
 };
+
+// Why a layer's weights cannot be computed from its q, k and lse, in a sentence; empty: they can.
+std::string WhyNoWeights(const LayerInfo& layer);
+// Throws Error with that sentence, or as TraceSource does.
+std::shared_ptr<const KvHeadData> ReadKvHeadForWeights(const TraceSource& source, int layer_index, int kv_head_index);
 
 // Of stored row `row` of a query head and a token that it sees.
 float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale);

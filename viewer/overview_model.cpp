@@ -20,6 +20,13 @@ struct LayerResult {
   std::string failure;
 };
 
+// In a sentence, or empty.
+std::string WhyNothing(TraceLevel level) {
+  if (level != TraceLevel::kRows && level != TraceLevel::kRelevance) return "";
+  return StrCat("The overview samples queries and keys of every head; this trace has none (level ", Name(level),
+                "): look at the heatmap by layer or step, or record with --level qkv.");
+}
+
 LayerResult LookAtLayer(const TraceReader& reader, int layer_index, const std::vector<TokenBand>& needles,
                         const std::vector<TokenBand>& askers, const std::atomic<bool>& is_cancelled) {
   const LayerInfo& layer = reader.info().layers[layer_index];
@@ -29,7 +36,7 @@ LayerResult LookAtLayer(const TraceReader& reader, int layer_index, const std::v
   std::mutex mutex;
   tbb::parallel_for(0, static_cast<int>(layer.kv_heads.size()), [&](int kv_head) {
     try {
-      const auto data = reader.ReadKvHead(layer_index, kv_head);
+      const auto data = ReadKvHeadForWeights(reader, layer_index, kv_head);
       if (data->num_tokens == 0 || data->num_rows == 0) return;
       std::vector<HeadOverview> heads = OverviewOfKvHead(*data, reader.q_token(layer_index), layer.scale,
                                                          OverviewModel::kThumbPixels, needles, askers, is_cancelled);
@@ -117,7 +124,8 @@ void OverviewModel::Update(TraceDocument& document, const HeatmapColors& colors,
   num_layers_ = static_cast<int>(document.reader().info().layers.size());
   layers_done_ = 0;
   ++generation_;
-  if (num_layers_ > 0) StartLayer(document, 0, jobs);
+  failure_ = num_layers_ == 0 ? "This trace holds no layer." : WhyNothing(document.reader().info().level);
+  if (failure_.empty()) StartLayer(document, 0, jobs);
 }
 
 void OverviewModel::StartLayer(TraceDocument& document, int layer_index, Jobs& jobs) {

@@ -112,7 +112,16 @@ void HeatmapPanel::Draw(PanelContext& context) {
   if (!HasTrace(context)) return;
   if (context.document->reader().info().layers.empty()) return CentredText("This trace holds no layer.");
   DrawControls(context);
-  if (context.view.heatmap_kind == HeatmapKind::kQuery) {
+  const TraceReader& reader = context.document->reader();
+  if (context.view.heatmap_kind == HeatmapKind::kQuery && reader.info().level == TraceLevel::kRelevance) {
+    CentredText(
+        "Query x token needs queries and keys; this trace holds sums over all queries only (level relevance): "
+        "choose token x layer above, or record with --level qkv.");
+  } else if (context.view.heatmap_kind == HeatmapKind::kQuery && reader.info().level == TraceLevel::kRows) {
+    CentredText(
+        "Query x token needs queries and keys; this trace holds the rows of decode steps only (level rows): "
+        "choose token x step above, or record with --level qkv.");
+  } else if (context.view.heatmap_kind == HeatmapKind::kQuery) {
     DrawMap(context);
   } else {
     DrawLines(context);
@@ -147,6 +156,8 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
   const LayerInfo& layer = document.reader().info().layers[context.view.layer_index];
   document.KvHead(context.view.layer_index, context.view.head_index / layer.HeadsPerKvHead());
   if (!document.kv_head_failure().empty()) return CentredText(document.kv_head_failure().c_str());
+  if (document.num_tokens() == 0) return CentredText("No tokens yet.");
+  if (document.reader().q_token(context.view.layer_index).empty()) return CentredText("No queries were written yet.");
   const MapWindow window = WindowOf(document, context.view);
   const ImPlotAxisFlags axis = ImPlotAxisFlags_NoGridLines | ImPlotAxisFlags_NoHighlight;
   if (!ImPlot::BeginPlot("##map", {-1, -1}, ImPlotFlags_CanvasOnly)) return;

@@ -33,6 +33,7 @@ void OverviewPanel::Draw(PanelContext& context) {
   } else {
     ImGui::TextDisabled("%zu heads, from a sample of their queries", model_.entries().size());
   }
+  if (model_.progress() == 1 && model_.entries().empty()) return CentredText("No queries were written yet.");
   if (!texture_.is_set() || model_.entries().empty()) return;
   if (ImGui::BeginChild("heads")) DrawThumbs(context);
   ImGui::EndChild();

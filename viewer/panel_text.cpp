@@ -61,12 +61,15 @@ void TextPanel::Draw(PanelContext& context) {
     ImGui::SetKeyboardFocusHere(-1);
   }
   ImGui::SameLine();
-  if (!document.kv_head_failure().empty()) {
-    ImGui::TextDisabled("%s", document.kv_head_failure().c_str());
-  } else if (!layers.empty()) {
+  if (layers.empty()) {
+    ImGui::TextDisabled("This trace holds no layer.");
+  } else if (!relevance_.failure().empty()) {
+    ImGui::TextDisabled("%s", relevance_.failure().c_str());
+  } else {
     const LayerInfo& layer = layers[context.view.layer_index];
-    ImGui::TextDisabled("what layer %d, head %d gives each token from question and answer, up to %.3g", layer.layer,
-                        layer.heads[context.view.head_index], relevance_.highest());
+    ImGui::TextDisabled("what layer %d, head %d gives each token from %s, up to %.3g", layer.layer,
+                        layer.heads[context.view.head_index],
+                        relevance_.is_of_all_queries() ? "all queries" : "question and answer", relevance_.highest());
   }
   if (ImGui::BeginChild("tokens")) DrawTokens(context);
   ImGui::EndChild();

@@ -95,8 +95,13 @@ void TimelinePanel::DrawStep(const PanelContext& context, const StepInfo& step, 
 void TimelinePanel::DrawRow(PanelContext& context, int query, float height) {
   TraceDocument& document = *context.document;
   if (document.reader().info().layers.empty()) return CentredText("This trace holds no layer.");
+  if (document.reader().HasColumns()) {
+    return CentredText(
+        "What a head looks at in a step needs that step's weights; this trace holds sums over all queries only (level "
+        "relevance): record with --level rows, qkv or qkv+rows.");
+  }
   row_.Update(document, context.view, {{query, query + 1}}, context.jobs);
-  if (!document.kv_head_failure().empty()) return CentredText(document.kv_head_failure().c_str());
+  if (!row_.failure().empty()) return CentredText(row_.failure().c_str());
   // The row as it was, a frame long, when another step was chosen just now.
   const std::vector<float>& weights = row_.weights();
   const std::span<const float> row =

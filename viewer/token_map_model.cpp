@@ -101,7 +101,7 @@ Found LineOfLayer(const TraceReader& reader, int layer_index, RowReduction reduc
         if (is_wanted(kv_head * group + member)) members.push_back(member);
       }
       if (members.empty()) continue;
-      const auto data = reader.ReadKvHead(layer_index, kv_head);
+      const auto data = ReadKvHeadForWeights(reader, layer_index, kv_head);
       const std::vector<float> reduced =
           ReduceRows({*data, q_token, layer.scale, members, rows}, reduction, is_cancelled);
       for (size_t i = 0; i < members.size() && !is_cancelled; ++i)
@@ -146,8 +146,7 @@ Found LinesOfSteps(const TraceReader& reader, int layer_index, int head_index, c
   std::vector<int> rows(q_token.end() - first);
   std::iota(rows.begin(), rows.end(), static_cast<int>(first - q_token.begin()));
   if (rows.empty()) {
-    found.failure =
-        "The queries of decode steps were not recorded: record without --query-rows, or with --level qkv+rows.";
+    found.failure = "The queries of decode steps are not in the file yet.";
     return found;
   }
   share(static_cast<int64_t>(rows.size()));

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the chosen head gives each token from some query tokens, computed beside the frames.
+// What the chosen head gives each token from some query tokens, computed beside the frames: from q and k, else from
+// recorded rows, else from sums over all queries.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,7 +22,9 @@ class TokenWeights {
   void Update(TraceDocument& document, ViewState& view, const std::vector<TokenBand>& askers, Jobs& jobs);
   // [token]: the mean weight over the askers' rows; the newest known, which may be that of a head before.
   const std::vector<float>& weights() const { return weights_; }
-  float highest() const { return highest_; }  // of them, beyond the sinks
+  float highest() const { return highest_; }               // of them, beyond the sinks
+  const std::string& failure() const { return failure_; }  // why there are none, in a sentence
+  bool is_of_all_queries() const { return is_of_all_; }    // column statistics know no askers
 
  private:
   struct Request {
@@ -33,8 +37,12 @@ class TokenWeights {
 
   std::string slot_;
   Request request_;
+  void Compute(std::function<std::vector<float>(const std::atomic<bool>&)> weights, Jobs& jobs);
+
   std::vector<float> weights_;
   float highest_ = 0;
+  std::string failure_;
+  bool is_of_all_ = false;
 };
 
 }  // namespace kvscope

@@ -96,7 +96,7 @@ std::shared_ptr<const KvHeadData> TraceDocument::KvHead(int layer_index, int kv_
     std::shared_ptr<const KvHeadData> data;
     std::string failure;
     try {
-      data = reader_->ReadKvHead(layer_index, kv_head_index);
+      data = ReadKvHeadForWeights(*reader_, layer_index, kv_head_index);
     } catch (const Error& error) {
       failure = error.what();
     }
