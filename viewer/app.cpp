@@ -204,7 +204,7 @@ void App::DrawDocked() {
     ImGui::DockBuilderDockWindow("Grid", right);
     ImGui::DockBuilderDockWindow("Heatmap", right);
     ImGui::DockBuilderFinish(dock);
-    focus_ = "Heatmap";
+    if (focus_.empty()) focus_ = "Heatmap";
   }
   for (const NamedPanel& panel : panels_) {
     if (ImGui::Begin(panel.title.c_str())) {

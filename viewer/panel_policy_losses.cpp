@@ -35,7 +35,7 @@ std::string When(const TokenLoss& loss, int prompt_tokens) {
   return StrCat("after token ", loss.query_token);
 }
 
-void Cell(const std::string& text) {
+void TableCell(const std::string& text) {
   ImGui::TableNextColumn();
   ImGui::TextUnformatted(text.c_str());
 }
@@ -116,17 +116,17 @@ void PoliciesPanel::DrawLosses(PanelContext& context) {
     ImGui::TableNextColumn();
     if (ImGui::Selectable(StrCat(token).c_str(), token == view.marked_token, ImGuiSelectableFlags_SpanAllColumns))
       view.marked_token = view.marked_token == token ? -1 : token;
-    Cell("\"" + Escape(reader.tokens().pieces[token]) + "\"");
+    TableCell("\"" + Escape(reader.tokens().pieces[token]) + "\"");
     ImGui::PushStyleColor(ImGuiCol_Text, is_lost ? palette.needle : palette.ink);
-    Cell(is_lost ? "dropped" : StrCat(int{bits[token]}, " bits"));
-    Cell(is_lost ? When(*loss, reader.info().prompt_tokens) : "");
+    TableCell(is_lost ? "dropped" : StrCat(int{bits[token]}, " bits"));
+    TableCell(is_lost ? When(*loss, reader.info().prompt_tokens) : "");
     ImGui::PopStyleColor();
     if (is_lost && !loss->rank) {
-      Cell("this policy ranks nothing");
+      TableCell("this policy ranks nothing");
     } else if (is_lost) {
-      Cell(StrCat("after ", loss->rank->num_before, " others"));
-      Cell(PriorityText(loss->rank->priority));
-      Cell(PriorityText(loss->rank->lowest_kept));
+      TableCell(StrCat("after ", loss->rank->num_before, " others"));
+      TableCell(PriorityText(loss->rank->priority));
+      TableCell(PriorityText(loss->rank->lowest_kept));
     }
   }
   ImGui::EndTable();
