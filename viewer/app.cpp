@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/preferences.h"
 #include "viewer/theme.h"
 
 namespace kvscope {
@@ -46,12 +47,24 @@ std::vector<std::string> PanelNames() {
 }
 
 App::App(const AppOptions& options) : options_(options), view_(options.view) {
+  if (!options.state_folder.empty()) {
+    recent_ = RecentFiles(options.state_folder + "/recent_files");
+    const Preferences kept = ReadPreferences(options.state_folder + "/preferences");
+    wants_dark_ = kept.is_dark;
+    for (NamedPanel& panel : panels_) panel.is_shown = !std::ranges::count(kept.hidden_panels, panel.name);
+  }
+  if (options.is_dark) wants_dark_ = options.is_dark;
+  for (size_t i = 0; i < panels_.size(); ++i) {
+    if (panels_[i].name == "heatmap") focused_ = i;
+  }
   for (const std::string& path : options.paths) Open(path);
   view_.document_index = 0;
+  history_ = History(view_);
 }
 
 void App::Open(const std::string& path) {
-  const auto found = std::ranges::find(documents_, path, [](const auto& document) { return document->path(); });
+  const auto found = std::ranges::find(documents_, AbsolutePath(path),
+                                       [](const auto& document) { return AbsolutePath(document->path()); });
   view_.document_index = static_cast<int>(found - documents_.begin());
   if (found == documents_.end()) documents_.push_back(std::make_unique<TraceDocument>(path, jobs_));
 }
@@ -66,7 +79,7 @@ TraceDocument* App::current() const {
 }
 
 bool App::IsBusy() const {
-  if (is_moving_ || jobs_.IsBusy()) return true;
+  if (is_moving_ || jobs_.IsBusy() || frames_to_picture_ > 0) return true;
   return options_.follows && std::any_of(documents_.begin(), documents_.end(), [](const auto& document) {
            return document->state() == TraceDocument::State::kReady && document->is_growing();
          });
@@ -95,6 +108,19 @@ void App::ChooseAskedFor() {
   options_.layer.reset(), options_.head.reset();
 }
 
+std::string App::Csv(const std::string& panel_name) {
+  const auto found = std::ranges::find(panels_, panel_name, &NamedPanel::name);
+  KVSCOPE_CHECK(found != panels_.end());
+  if (!current()) throw Error("no trace is open, so there is no table");
+  if (current()->state() == TraceDocument::State::kFailed) throw Error(current()->failure());
+  if (current()->state() == TraceDocument::State::kLoading || jobs_.IsBusy())
+    throw Error(StrCat(found->title, " is still being computed; try again in a moment"));
+  PanelContext context = Context();
+  std::string csv = found->panel->Csv(context);
+  if (csv.empty()) throw Error(StrCat(found->title, " shows nothing that could be a table"));
+  return csv;
+}
+
 void App::Draw() {
   is_moving_ = false;
   jobs_.Deliver();
@@ -103,8 +129,7 @@ void App::Draw() {
     for (const auto& document : documents_) document->Follow();
     next_follow_ = ImGui::GetTime() + kFollowSecs;
   }
-  if (documents_.empty()) return start_.Draw();
-  if (options_.only_panel.empty()) return DrawDocked();
+  if (options_.only_panel.empty() || documents_.empty()) return DrawWindow();
   const ImGuiViewport* const viewport = ImGui::GetMainViewport();
   ImGui::SetNextWindowPos(viewport->WorkPos);
   ImGui::SetNextWindowSize(viewport->WorkSize);
@@ -125,13 +150,15 @@ PanelContext App::Context() {
           .jobs = jobs_,
           .is_dark = CurrentTheme().is_dark,
           .wants_frames = &is_moving_,
-          .open = [this](const std::string& path) { Open(path); }};
+          .open = [this](const std::string& path) { Open(path); },
+          .command = command_};
 }
 
 void App::DrawDocked() {
   const ImGuiID dock = ImGui::DockSpaceOverViewport();
   // The first time: what was run and its heads on the left, the heatmap beside it.
-  if (const ImGuiDockNode* const node = ImGui::DockBuilderGetNode(dock); !node || node->IsEmpty()) {
+  const ImGuiDockNode* const node = ImGui::DockBuilderGetNode(dock);
+  if (!node || node->IsEmpty() || std::exchange(resets_layout_, false)) {
     ImGui::DockBuilderRemoveNode(dock);
     ImGui::DockBuilderAddNode(dock, ImGuiDockNodeFlags_DockSpace);
     ImGui::DockBuilderSetNodeSize(dock, ImGui::GetMainViewport()->WorkSize);
@@ -145,13 +172,19 @@ void App::DrawDocked() {
     ImGui::DockBuilderDockWindow("Heatmap", right);
     ImGui::DockBuilderFinish(dock);
   }
-  for (const NamedPanel& panel : panels_) {
-    if (ImGui::Begin(panel.title.c_str())) {
+  for (size_t i = 0; i < panels_.size(); ++i) {
+    NamedPanel& panel = panels_[i];
+    if (!panel.is_shown) continue;
+    const bool is_seen = ImGui::Begin(panel.title.c_str(), &panel.is_shown);
+    DrawTabMenu(i);
+    if (ImGui::IsWindowFocused(ImGuiFocusedFlags_ChildWindows)) focused_ = i;
+    if (is_seen) {
       if (panel.name == "run") DrawFiles();
       PanelContext context = Context();
       panel.panel->Draw(context);
     }
     ImGui::End();
+    if (!panel.is_shown) SavePreferences();
   }
 }
 

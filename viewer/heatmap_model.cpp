@@ -41,6 +41,7 @@ void HeatmapModel::Update(TraceDocument& document, const ViewState& view, int wi
     return;
   if (request == request_) return;
   request_ = request;
+  map_ = nullptr;
   std::vector<TokenBand> bands;
   for (const LabelledBand& band : document.bands()) bands.push_back({band.token_begin, band.token_end});
   q_token_ = document.reader().q_token(view.layer_index);
@@ -78,7 +79,11 @@ void HeatmapModel::StartSlice(std::shared_ptr<WeightMap> map, Jobs& jobs) {
       scale_ = options.scale;
       progress_ = goes_on ? map->progress() : 1;
       ++generation_;
-      if (goes_on) StartSlice(map, jobs);
+      if (goes_on) {
+        StartSlice(map, jobs);
+      } else {
+        map_ = map;
+      }
     };
   });
 }

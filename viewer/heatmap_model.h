@@ -30,6 +30,8 @@ class HeatmapModel {
   const MapWindow& window() const { return window_; }
   const WeightScale& scale() const { return scale_; }
   double progress() const { return progress_; }  // 1: exact everywhere
+  // The cells of the picture; null while they are refined.
+  std::shared_ptr<const WeightMap> map() const { return map_; }
   // Of one pair, exactly; nothing when the query's row is not stored.
   std::optional<float> WeightOf(int query, int token) const;
 
@@ -50,6 +52,7 @@ class HeatmapModel {
   int member_ = 0;            // of the KV head's group
   float score_scale_ = 1;
   std::shared_ptr<const Image> image_;
+  std::shared_ptr<const WeightMap> map_;
   MapWindow window_;
   WeightScale scale_;
   int generation_ = 0;

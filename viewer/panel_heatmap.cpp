@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/export.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 
@@ -224,6 +225,24 @@ void HeatmapPanel::DrawHover(const PanelContext& context, int query, int token) 
     ImGui::Text("weight %.4g", *weight);
   }
   ImGui::EndTooltip();
+}
+
+// The cells that are drawn, at most one a pixel.
+std::string HeatmapPanel::Csv(PanelContext& context) const {
+  const std::shared_ptr<const WeightMap> map = model_.map();
+  if (!map) return "";
+  const int masked_tokens = context.view.masks_sinks ? kSinkTokens : 0;
+  std::string csv = "query_begin,query_end,token_begin,token_end,weight\n";
+  for (int row = 0; row < map->rows(); ++row) {
+    const std::string queries = std::to_string(map->QueryBegin(row)) + "," + std::to_string(map->QueryBegin(row + 1));
+    for (int column = 0; column < map->columns(); ++column) {
+      const float weight = map->cells()[static_cast<size_t>(row) * map->columns() + column];
+      if (weight == WeightMap::kNoWeight || map->TokenBegin(column) < masked_tokens) continue;
+      csv += queries + "," + std::to_string(map->TokenBegin(column)) + "," +
+             std::to_string(map->TokenBegin(column + 1)) + "," + CsvNumber(weight) + "\n";
+    }
+  }
+  return csv;
 }
 
 }  // namespace kvscope

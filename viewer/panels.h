@@ -4,12 +4,14 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "viewer/heatmap_model.h"
 #include "viewer/jobs.h"
 #include "viewer/overview_model.h"
+#include "viewer/shortcuts.h"
 #include "viewer/texture.h"
 #include "viewer/token_weights.h"
 #include "viewer/trace_document.h"
@@ -27,6 +29,7 @@ struct PanelContext {
   bool is_dark = true;
   bool* wants_frames = nullptr;                            // set by a panel that moves by itself
   std::function<void(const std::string& path)> open = {};  // opens or goes to a file
+  std::optional<Command> command = {};                     // asked for in this frame
 };
 
 // One panel. It draws into the window that is open.
@@ -48,11 +51,13 @@ void CentredText(const char* text);
 class RunPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
 };
 
 class OverviewPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
 
  private:
   void DrawThumbs(PanelContext& context);
@@ -67,6 +72,7 @@ inline constexpr float kFindsNeedle = 0.1f;
 class TextPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
 
  private:
   void LayOut(const TraceDocument& document, float width);
@@ -87,6 +93,7 @@ class TextPanel final : public Panel {
 class TimelinePanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
 
  private:
   void Play(PanelContext& context, int num_steps);
@@ -102,6 +109,7 @@ class TimelinePanel final : public Panel {
 class HeatmapPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
 
  private:
   void DrawControls(PanelContext& context);
