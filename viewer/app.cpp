@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/preferences.h"
 #include "viewer/theme.h"
 
 namespace kvscope {
@@ -49,7 +50,18 @@ std::vector<std::string> PanelNames() {
 }
 
 App::App(const AppOptions& options) : options_(options), view_(options.view) {
+  if (!options.state_folder.empty()) {
+    recent_ = RecentFiles(options.state_folder + "/recent_files");
+    const Preferences kept = ReadPreferences(options.state_folder + "/preferences");
+    wants_dark_ = kept.is_dark;
+    for (NamedPanel& panel : panels_) panel.is_shown = !std::ranges::count(kept.hidden_panels, panel.name);
+  }
+  if (options.is_dark) wants_dark_ = options.is_dark;
+  for (size_t i = 0; i < panels_.size(); ++i) {
+    if (panels_[i].name == "heatmap") focused_ = i;
+  }
   if (!options.paths.empty()) Open(options.paths);
+  history_ = History(view_);
 }
 
 void App::Open(std::vector<std::string> paths) {
@@ -77,7 +89,8 @@ void App::Open(std::vector<std::string> paths) {
 
 void App::OpenTrace(const std::string& path) {
   ListTrace(path);
-  const auto found = std::ranges::find(documents_, path, [](const auto& document) { return document->path(); });
+  const auto found = std::ranges::find(documents_, AbsolutePath(path),
+                                       [](const auto& document) { return AbsolutePath(document->path()); });
   view_.document_index = static_cast<int>(found - documents_.begin());
   if (found == documents_.end()) documents_.push_back(std::make_unique<TraceDocument>(path, jobs_));
 }
@@ -96,7 +109,7 @@ TraceDocument* App::current() const {
 }
 
 bool App::IsBusy() const {
-  if (is_moving_ || jobs_.IsBusy()) return true;
+  if (is_moving_ || jobs_.IsBusy() || frames_to_picture_ > 0) return true;
   return options_.follows && std::any_of(documents_.begin(), documents_.end(), [](const auto& document) {
            return document->state() == TraceDocument::State::kReady && document->is_growing();
          });
@@ -129,6 +142,20 @@ void App::ChooseAskedFor() {
   options_.layer.reset(), options_.head.reset();
 }
 
+std::string App::Csv(const std::string& panel_name) {
+  const auto found = std::ranges::find(panels_, panel_name, &NamedPanel::name);
+  KVSCOPE_CHECK(found != panels_.end());
+  if (jobs_.IsBusy()) throw Error(StrCat(found->title, " is still being computed; try again in a moment"));
+  if (found->panel->NeedsTrace()) {
+    if (!current()) throw Error("no trace is open, so there is no table");
+    if (current()->state() == TraceDocument::State::kFailed) throw Error(current()->failure());
+  }
+  PanelContext context = Context();
+  std::string csv = found->panel->Csv(context);
+  if (csv.empty()) throw Error(StrCat(found->title, " shows nothing that could be a table"));
+  return csv;
+}
+
 void App::Draw() {
   is_moving_ = false;
   jobs_.Deliver();
@@ -137,12 +164,10 @@ void App::Draw() {
     for (const auto& document : documents_) document->Follow();
     next_follow_ = ImGui::GetTime() + kFollowSecs;
   }
-  const bool is_empty = documents_.empty() && results_.empty() && !IsOpening();
-  if (is_empty && options_.only_panel.empty()) start_.Draw();
   if (!failure_.empty()) DrawFailure();
   if (view_.follows_policies && current() && current()->state() == TraceDocument::State::kReady)
     policies_.Update(*current(), view_, jobs_);
-  if (options_.only_panel.empty()) return is_empty ? void() : DrawDocked();
+  if (options_.only_panel.empty()) return DrawWindow();
   const ImGuiViewport* const viewport = ImGui::GetMainViewport();
   ImGui::SetNextWindowPos(viewport->WorkPos);
   ImGui::SetNextWindowSize(viewport->WorkSize);
@@ -167,7 +192,8 @@ PanelContext App::Context() {
           .open = [this](const std::string& path) { OpenTrace(path); },
           .traces = traces_,
           .results = results_,
-          .is_opening = IsOpening()};
+          .is_opening = IsOpening(),
+          .command = command_};
 }
 
 // What was asked for and cannot be shown, until it is closed.
@@ -188,7 +214,8 @@ void App::DrawFailure() {
 void App::DrawDocked() {
   const ImGuiID dock = ImGui::DockSpaceOverViewport();
   // The first time: what was run and its heads on the left, the heatmap beside it.
-  if (const ImGuiDockNode* const node = ImGui::DockBuilderGetNode(dock); !node || node->IsEmpty()) {
+  const ImGuiDockNode* const node = ImGui::DockBuilderGetNode(dock);
+  if (!node || node->IsEmpty() || std::exchange(resets_layout_, false)) {
     ImGui::DockBuilderRemoveNode(dock);
     ImGui::DockBuilderAddNode(dock, ImGuiDockNodeFlags_DockSpace);
     ImGui::DockBuilderSetNodeSize(dock, ImGui::GetMainViewport()->WorkSize);
@@ -206,13 +233,19 @@ void App::DrawDocked() {
     ImGui::DockBuilderFinish(dock);
     if (focus_.empty()) focus_ = "Heatmap";
   }
-  for (const NamedPanel& panel : panels_) {
-    if (ImGui::Begin(panel.title.c_str())) {
+  for (size_t i = 0; i < panels_.size(); ++i) {
+    NamedPanel& panel = panels_[i];
+    if (!panel.is_shown) continue;
+    const bool is_seen = ImGui::Begin(panel.title.c_str(), &panel.is_shown);
+    DrawTabMenu(i);
+    if (ImGui::IsWindowFocused(ImGuiFocusedFlags_ChildWindows)) focused_ = i;
+    if (is_seen) {
       if (panel.name == "run") DrawFiles();
       PanelContext context = Context();
       panel.panel->Draw(context);
     }
     ImGui::End();
+    if (!panel.is_shown) SavePreferences();
   }
   if (!focus_.empty()) ImGui::SetWindowFocus(focus_.c_str());
   focus_.clear();

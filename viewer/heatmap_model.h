@@ -32,6 +32,8 @@ class HeatmapModel {
   const MapWindow& window() const { return window_; }
   const WeightScale& scale() const { return scale_; }
   double progress() const { return progress_; }  // 1: exact everywhere
+  // The cells of the picture; null while they are refined.
+  std::shared_ptr<const WeightCells> cells() const { return exact_; }
   // Of one pair, exactly; nothing when the query's row is not stored, or the head is not read yet.
   std::optional<float> WeightOf(int query, int token) const;
 

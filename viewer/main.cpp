@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "viewer/app.h"
+#include "viewer/export.h"
 #include "viewer/image.h"
 #include "viewer/shell.h"
 
@@ -24,13 +25,13 @@ constexpr int kSmallestSide = 64, kLargestSide = 16384;
 
 struct Options {
   std::vector<std::string> files;
-  std::string screenshot, panel, figure, size = "1600x1000", kind = "query", reduction = "max";
+  std::string screenshot, csv, panel, figure, size = "1600x1000", kind = "query", reduction = "max";
   std::optional<int> layer, head;
   std::string policies, protocol = "prompt", kept_map = "bits";
   double keep_fraction = 0.25;
   int step = 0;
   float scale = 1;
-  bool is_light = false, is_linear = false, masks_sinks = false;
+  bool is_light = false, is_dark = false, is_linear = false, masks_sinks = false;
 };
 
 // "1600x1000"
@@ -54,20 +55,21 @@ void CheckFigure(const std::string& figure) {
   throw Error(StrCat("--figure '", figure, "': expected one of ", all));
 }
 
-// Where the layout is kept between runs; empty when there is no place for it.
-std::string LayoutPath() {
+// Where layout, preferences and recent files are kept between runs; empty when there is no place for them.
+std::string StateFolder() {
   const char* state = std::getenv("XDG_STATE_HOME");
   const char* home = std::getenv("HOME");
   if (!(state && *state) && !(home && *home)) return "";
   const fs::path folder = (state && *state ? fs::path(state) : fs::path(home) / ".local/state") / "kvscope";
   std::error_code failure;
   fs::create_directories(folder, failure);
-  return failure ? "" : (folder / "view.ini").string();
+  return failure ? "" : folder.string();
 }
 
 void Parse(int argc, char** argv, Options& options, CLI::App& app) {
   app.add_option("FILE", options.files, "traces (*.kvtrace.h5), results of kvscope replay, and folders of them");
   app.add_option("--screenshot", options.screenshot, "write a picture instead of opening a window; needs no display");
+  app.add_option("--csv", options.csv, "write the table of --panel instead of opening a window; - is stdout");
   app.add_option("--panel", options.panel, "this panel alone")->check(CLI::IsMember(PanelNames(), CLI::ignore_case));
   app.add_option("--size", options.size, "width and height")->capture_default_str();
   app.add_option("--scale", options.scale, "pixels per unit of size; text grows with it")
@@ -99,7 +101,9 @@ void Parse(int argc, char** argv, Options& options, CLI::App& app) {
   app.add_option(
       "--figure", options.figure,
       "curves: a column of the results, for example answer_nll; grid: needle_retention instead of the answer");
-  app.add_flag("--light", options.is_light, "dark ink on light paper");
+  CLI::Option* const light = app.add_flag("--light", options.is_light, "dark ink on light paper");
+  app.add_flag("--dark", options.is_dark, "light ink on dark; a window without either is as it was the last time")
+      ->excludes(light);
   app.parse(argc, argv);
 }
 
@@ -157,20 +161,30 @@ int Run(int argc, char** argv) {
   }
   if (!options.files.empty()) shell.title = fs::path(options.files.front()).filename().string() + " - kvscope";
 
+  const bool has_window = options.screenshot.empty() && options.csv.empty();
+  if (!options.csv.empty() && (options.panel.empty() || options.files.empty()))
+    throw Error("--csv writes the table of one panel; add --panel NAME and a trace");
+  const std::string state_folder = has_window ? StateFolder() : "";
   App frame({.paths = options.files,
              .only_panel = options.panel,
              .layer = options.layer,
              .head = options.head,
              .view = ViewOf(options),
-             .follows = options.screenshot.empty()});
-  if (options.screenshot.empty()) {
-    shell.ini_path = LayoutPath();
+             .is_dark = options.is_light || options.is_dark ? std::optional(options.is_dark) : std::nullopt,
+             .state_folder = state_folder,
+             .follows = has_window});
+  if (has_window) {
+    if (!state_folder.empty()) shell.ini_path = state_folder + "/view.ini";
     RunWindow(frame, shell);
-  } else {
-    const Image picture = RenderOffscreen(frame, shell, kPictureTimeoutSecs);
-    if (!frame.failure().empty()) throw Error(frame.failure());
-    WritePng(options.screenshot, picture);
-    std::cout << options.screenshot << "\n";
+    return 0;
+  }
+  const Image picture = RenderOffscreen(frame, shell, kPictureTimeoutSecs);
+  if (!frame.failure().empty()) throw Error(frame.failure());
+  if (!options.screenshot.empty()) WritePng(options.screenshot, picture);
+  if (!options.csv.empty()) WriteTable(options.csv, frame.Csv(options.panel));
+  // A table on stdout is all that is there.
+  for (const std::string& path : {options.screenshot, options.csv}) {
+    if (!path.empty() && options.csv != "-") std::cout << path << "\n";
   }
   return 0;
 }

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/export.h"
 #include "viewer/panel_parts.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
@@ -258,6 +259,24 @@ void HeatmapPanel::DrawHover(const PanelContext& context, int query, int token) 
   }
   DrawKeptText(context, token);
   ImGui::EndTooltip();
+}
+
+// The cells that are drawn, at most one a pixel.
+std::string HeatmapPanel::Csv(PanelContext& context) const {
+  if (context.view.heatmap_kind != HeatmapKind::kQuery) return CsvOfLines(context);
+  const std::shared_ptr<const WeightCells> map = model_.cells();
+  if (!map) return "";
+  const int masked_tokens = context.view.masks_sinks ? kSinkTokens : 0;
+  std::string csv = "query_begin,query_end,token_begin,token_end,weight\n";
+  for (int row = 0; row < map->rows; ++row) {
+    const std::string queries = StrCat(map->QueryBegin(row), ",", map->QueryBegin(row + 1), ",");
+    for (int column = 0; column < map->columns; ++column) {
+      const float weight = map->cells[static_cast<size_t>(row) * map->columns + column];
+      if (weight == WeightCells::kNoWeight || map->TokenBegin(column) < masked_tokens) continue;
+      csv += StrCat(queries, map->TokenBegin(column), ",", map->TokenBegin(column + 1), ",", CsvNumber(weight), "\n");
+    }
+  }
+  return csv;
 }
 
 }  // namespace kvscope

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/export.h"
 #include "viewer/panel_parts.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
@@ -129,6 +130,20 @@ void HeatmapPanel::DrawLines(PanelContext& context) {
     }
   }
   ImPlot::EndPlot();
+}
+
+std::string HeatmapPanel::CsvOfLines(const PanelContext& context) const {
+  const TraceReader& reader = context.document->reader();
+  const HeatmapKind kind = context.view.heatmap_kind;
+  if (!lines_.image()) return "";
+  std::string csv = StrCat(kind == HeatmapKind::kLayer ? "layer" : "step", ",token,weight\n");
+  for (int line = 0; line < lines_.num_lines(); ++line) {
+    for (int token = lines_.range().begin; token < lines_.range().end; ++token) {
+      if (const std::optional<float> value = lines_.ValueOf(line, token))
+        csv += StrCat(NumberOf(reader, lines_, kind, line), ",", token, ",", CsvNumber(*value), "\n");
+    }
+  }
+  return csv;
 }
 
 void HeatmapPanel::DrawLineHover(const PanelContext& context, int line, int token) {

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "viewer/export.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 
@@ -102,6 +103,21 @@ void OverviewPanel::DrawThumbs(PanelContext& context) {
       ImGui::Dummy({1, pitch_y - ImGui::GetStyle().ItemSpacing.y});
     }
   }
+}
+
+std::string OverviewPanel::Csv(PanelContext& context) const {
+  if (model_.progress() < 1) return "";
+  const std::vector<LayerInfo>& layers = context.document->reader().info().layers;
+  std::string csv = "layer,head,needle,sink,local,entropy\n";
+  for (const int index : OrderOf(model_.entries(), context.view.head_order)) {
+    const HeadEntry& entry = model_.entries()[index];
+    csv += StrCat(layers[entry.layer_index].layer, ",", layers[entry.layer_index].heads[entry.head_index]);
+    for (const double value :
+         {entry.overview.needle, entry.overview.sink, entry.overview.local, entry.overview.entropy})
+      csv += "," + CsvNumber(value);
+    csv += "\n";
+  }
+  return csv;
 }
 
 }  // namespace kvscope

@@ -2,6 +2,7 @@
 // What was run, on what, and what came out.
 #include <imgui.h>
 
+#include "viewer/export.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 
@@ -58,6 +59,13 @@ void RunPanel::Draw(PanelContext& context) {
     ImGui::TextWrapped("%s", line.text.c_str());
   }
   ImGui::EndTable();
+}
+
+std::string RunPanel::Csv(PanelContext& context) const {
+  std::string csv = "heading,text\n";
+  for (const SummaryLine& line : context.document->facts())
+    csv += CsvText(line.heading) + "," + CsvText(line.text) + "\n";
+  return csv;
 }
 
 }  // namespace kvscope

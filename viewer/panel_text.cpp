@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/export.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 
@@ -42,6 +43,7 @@ void TextPanel::Draw(PanelContext& context) {
   if (!layers.empty()) relevance_.Update(document, context.view, AskersOf(document), context.jobs);
 
   ImGui::SetNextItemWidth(ImGui::GetFontSize() * 14);
+  if (context.command == Command::kSearch) ImGui::SetKeyboardFocusHere();
   const bool wants_next = ImGui::InputTextWithHint("##search", "search, Enter for the next", &search_,
                                                    ImGuiInputTextFlags_EnterReturnsTrue);
   if (wants_next && !search_.empty()) {
@@ -148,6 +150,21 @@ void TextPanel::DrawTokens(PanelContext& context) {
       ImGui::Dummy({1, height - ImGui::GetStyle().ItemSpacing.y});
     }
   }
+}
+
+std::string TextPanel::Csv(PanelContext& context) const {
+  const TraceDocument& document = *context.document;
+  std::string csv = "token,text,mean_weight,kinds\n";
+  for (int token = 0; token < document.num_tokens(); ++token) {
+    std::string kinds;
+    for (const LabelledBand& band : document.bands()) {
+      if (token >= band.token_begin && token < band.token_end) kinds += (kinds.empty() ? "" : " ") + band.kind;
+    }
+    const bool is_known = token < static_cast<int>(relevance_.weights().size());
+    csv += StrCat(token, ",", CsvText(document.reader().tokens().pieces[token]), ",",
+                  is_known ? CsvNumber(relevance_.weights()[token]) : "", ",", CsvText(kinds), "\n");
+  }
+  return csv;
 }
 
 }  // namespace kvscope

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/export.h"
 #include "viewer/panel_parts.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
@@ -46,7 +47,8 @@ void TimelinePanel::Draw(PanelContext& context) {
 void TimelinePanel::Play(PanelContext& context, int num_steps) {
   int& step = context.view.step;
   step = std::clamp(step, 0, num_steps - 1);
-  if (ImGui::Button(is_playing_ ? "Pause" : "Play ", {ImGui::GetFontSize() * 4, 0})) {
+  const char* const label = is_playing_ ? "Pause###play" : "Play###play";
+  if (ImGui::Button(label, {ImGui::GetFontSize() * 4, 0}) || context.command == Command::kPlay) {
     is_playing_ = !is_playing_;
     if (is_playing_ && step == num_steps - 1) step = 0;
     due_ = ImGui::GetTime() + 1 / steps_per_sec_;
@@ -144,6 +146,19 @@ void TimelinePanel::DrawRow(PanelContext& context, int query, float height) {
     }
   }
   ImPlot::EndPlot();
+}
+
+// The row of the step that is shown.
+std::string TimelinePanel::Csv(PanelContext& context) const {
+  const TraceReader& reader = context.document->reader();
+  const int query = std::min(reader.info().prompt_tokens + context.view.step, context.document->num_tokens() - 1);
+  if (row_.weights().empty() || reader.steps().empty()) return "";
+  std::string csv = "step,query_token,token,text,weight\n";
+  for (int token = 0; token <= query && token < static_cast<int>(row_.weights().size()); ++token) {
+    csv += StrCat(context.view.step, ",", query, ",", token, ",", CsvText(reader.tokens().pieces[token]), ",",
+                  CsvNumber(row_.weights()[token]), "\n");
+  }
+  return csv;
 }
 
 }  // namespace kvscope

@@ -20,6 +20,7 @@
 #include "viewer/overview_model.h"
 #include "viewer/policy_model.h"
 #include "viewer/results_document.h"
+#include "viewer/shortcuts.h"
 #include "viewer/texture.h"
 #include "viewer/token_map_model.h"
 #include "viewer/token_weights.h"
@@ -45,6 +46,7 @@ struct PanelContext {
   // Those that were read.
   std::vector<std::shared_ptr<const Results>> ReadyResults() const;
   bool IsLoadingResults() const;
+  std::optional<Command> command = {};  // asked for in this frame
 };
 
 // One panel. It draws into the window that is open.
@@ -52,6 +54,7 @@ class Panel {
  public:
   virtual ~Panel() = default;
   virtual void Draw(PanelContext& context) = 0;
+  virtual bool NeedsTrace() const { return true; }  // without one that is ready it has no table
   // What it shows, as a table under a line of column names; empty: it shows nothing now.
   virtual std::string Csv(PanelContext& context) const {
     (void)context;
@@ -66,11 +69,13 @@ void CentredText(const char* text);
 class RunPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
 };
 
 class OverviewPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
 
  private:
   void DrawThumbs(PanelContext& context);
@@ -85,6 +90,7 @@ inline constexpr float kFindsNeedle = 0.1f;
 class TextPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
 
  private:
   void LayOut(const TraceDocument& document, float width);
@@ -105,6 +111,7 @@ class TextPanel final : public Panel {
 class TimelinePanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
 
  private:
   void Play(PanelContext& context, int num_steps);
@@ -128,8 +135,10 @@ void DrawLegend(const WeightScale& scale, bool is_dark);
 class HeatmapPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  std::string Csv(PanelContext& context) const override;
 
  private:
+  std::string CsvOfLines(const PanelContext& context) const;
   void DrawControls(PanelContext& context);
   void DrawMap(PanelContext& context);
   void DrawBands(const std::vector<LabelledBand>& bands, bool on_both_axes = true);
@@ -196,6 +205,7 @@ class PoliciesPanel final : public Panel {
 class CurvesPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  bool NeedsTrace() const override { return false; }
   std::string Csv(PanelContext& context) const override;
 
  private:
@@ -225,6 +235,7 @@ class CurvesPanel final : public Panel {
 class GridPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
+  bool NeedsTrace() const override { return false; }
   std::string Csv(PanelContext& context) const override;
 
  private:

@@ -2,12 +2,20 @@
 // Where the viewer draws: a window, or a picture made without a display. A Frame does not know which.
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "viewer/image.h"
 
 namespace kvscope {
+
+// A part of what was drawn, in units of Dear ImGui, and who wants its pixels.
+struct PictureRequest {
+  float left = 0, top = 0, right = 0, bottom = 0;
+  std::function<void(const Image&)> take;
+};
 
 // What is drawn. Everything is called on the thread that runs the shell.
 class Frame {
@@ -18,6 +26,10 @@ class Frame {
   virtual bool IsBusy() const { return false; }
   virtual bool IsDone() const { return false; }  // true closes the window
   virtual void DroppedFiles(std::vector<std::string>) {}
+  // Asked when a frame was drawn; offscreen, the last one.
+  virtual std::optional<PictureRequest> TakePictureRequest() { return {}; }
+  // Dark or light, when the frame chooses that itself. A window asks before every frame.
+  virtual std::optional<bool> WantsDark() const { return {}; }
 };
 
 struct ShellOptions {

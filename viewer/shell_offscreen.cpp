@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "viewer/gl_pixels.h"
 #include "viewer/gui_context.h"
 #include "viewer/shell.h"
 
@@ -147,17 +148,8 @@ class Framebuffer {
 
   // OpenGL's first row is the lowest.
   Image Read() const {
-    Image image{width_, height_, std::vector<uint32_t>(static_cast<size_t>(width_) * height_)};
-    std::vector<uint32_t> upside_down(image.rgba.size());
     glBindFramebuffer(GL_FRAMEBUFFER, framebuffer_);
-    glPixelStorei(GL_PACK_ALIGNMENT, 4);
-    glReadPixels(0, 0, width_, height_, GL_RGBA, GL_UNSIGNED_BYTE, upside_down.data());
-    for (int y = 0; y < height_; ++y) {
-      const uint32_t* from = &upside_down[static_cast<size_t>(height_ - 1 - y) * width_];
-      uint32_t* to = &image.rgba[static_cast<size_t>(y) * width_];
-      for (int x = 0; x < width_; ++x) to[x] = from[x] | 0xff000000;
-    }
-    return image;
+    return ReadPixels(0, 0, width_, height_);
   }
 
  private:
@@ -216,6 +208,7 @@ Image RenderOffscreen(Frame& frame, const ShellOptions& options, double timeout_
   }
   framebuffer.Clear();
   ImGui_ImplOpenGL3_RenderDrawData(ImGui::GetDrawData());
+  ServePictureRequest(frame, width, height);
   return framebuffer.Read();
 }
 

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "viewer/gl_pixels.h"
 #include "viewer/gui_context.h"
 #include "viewer/shell.h"
 #include "viewer/theme.h"
@@ -137,6 +138,7 @@ void DrawFrame(Frame& frame, GLFWwindow* window) {
   glClearColor(canvas.x, canvas.y, canvas.z, 1);
   glClear(GL_COLOR_BUFFER_BIT);
   ImGui_ImplOpenGL3_RenderDrawData(ImGui::GetDrawData());
+  ServePictureRequest(frame, width, height);
   glfwSwapBuffers(window);
 }
 
@@ -145,15 +147,19 @@ void DrawFrame(Frame& frame, GLFWwindow* window) {
 void RunWindow(Frame& frame, const ShellOptions& options) {
   Window window(options);
   float monitor_scale = window.MonitorScale();
+  bool is_dark = options.is_dark;
   const GuiContext gui(options, options.scale * monitor_scale);
   const Backends backends(window.glfw());
 
   Clock::time_point awake_until = Clock::now() + kStaysAwake;
   while (!glfwWindowShouldClose(window.glfw()) && !frame.IsDone()) {
     const Clock::time_point begin = Clock::now();
-    if (const float scale = window.MonitorScale(); scale != monitor_scale) {
-      monitor_scale = scale;
-      ApplyTheme(options.is_dark, options.scale * monitor_scale);
+    const float wanted_scale = window.MonitorScale();
+    const bool wants_dark = frame.WantsDark().value_or(options.is_dark);
+    if (wanted_scale != monitor_scale || wants_dark != is_dark) {
+      monitor_scale = wanted_scale;
+      is_dark = wants_dark;
+      ApplyTheme(is_dark, options.scale * monitor_scale);
     }
     if (std::vector<std::string> dropped = window.TakeDropped(); !dropped.empty())
       frame.DroppedFiles(std::move(dropped));

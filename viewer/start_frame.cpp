@@ -6,7 +6,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
+#include "core/error.h"
+#include "core/units.h"
 #include "replay/chart_color.h"
 #include "viewer/theme.h"
 
@@ -70,21 +73,47 @@ void CenteredCommand(const std::string& text) {
   ImGui::PopFont();
 }
 
+bool IsThere(const std::string& path) {
+  std::error_code failure;
+  return std::filesystem::is_regular_file(path, failure);
+}
+
+std::string RecentLabel(const std::string& path) {
+  const std::filesystem::path file = path;
+  const std::string folder = Shorten(Escape(file.parent_path().string()), 50);
+  return StrCat(Escape(file.filename().string()), "   ", IsThere(path) ? folder : "(gone from " + folder + ")");
+}
+
+// Room left of something so wide that it stands in the middle.
+void CenterNext(float width) {
+  ImGui::SetCursorPosX(std::floor((ImGui::GetWindowWidth() - width) / 2));
+}
+
 }  // namespace
 
-void StartFrame::Draw() {
+bool RecentFileItem(const std::string& path) {
+  const std::string label = RecentLabel(path) + "###" + path;
+  return ImGui::Selectable(label.c_str(), false, IsThere(path) ? 0 : ImGuiSelectableFlags_Disabled);
+}
+
+void DrawStart(const StartActions& actions) {
   const Theme& theme = CurrentTheme();
   const Palette& palette = theme.palette;
-  const ImGuiID dock = ImGui::DockSpaceOverViewport();
-  ImGui::SetNextWindowDockID(dock, ImGuiCond_Always);
-  ImGuiWindowClass alone;
-  alone.DockNodeFlagsOverrideSet = ImGuiDockNodeFlags_NoTabBar;
-  ImGui::SetNextWindowClass(&alone);
-  ImGui::Begin("Start", nullptr, ImGuiWindowFlags_NoScrollWithMouse | ImGuiWindowFlags_NoScrollbar);
+  const ImGuiViewport* const viewport = ImGui::GetMainViewport();
+  ImGui::SetNextWindowPos(viewport->WorkPos);
+  ImGui::SetNextWindowSize(viewport->WorkSize);
+  ImGui::PushStyleVar(ImGuiStyleVar_WindowRounding, 0);
+  ImGui::PushStyleVar(ImGuiStyleVar_WindowBorderSize, 0);
+  ImGui::Begin("Start", nullptr,
+               ImGuiWindowFlags_NoDecoration | ImGuiWindowFlags_NoMove | ImGuiWindowFlags_NoDocking |
+                   ImGuiWindowFlags_NoSavedSettings | ImGuiWindowFlags_NoBringToFrontOnFocus);
+  ImGui::PopStyleVar(2);
 
   const float em = ImGui::GetFontSize();  // pixels
   const float pitch = std::round(em * 0.92f), emblem = pitch * kEmblemRows;
-  const float text_height = em * 10.5f;
+  const auto num_recent = static_cast<float>(actions.recent_files.size());
+  const float text_height =
+      em * 13 + (num_recent > 0 ? num_recent * ImGui::GetTextLineHeightWithSpacing() + em * 2 : 0);
   // A little above the middle looks like the middle.
   const float top = std::max(em, (ImGui::GetWindowHeight() - emblem - text_height) * 0.46f);
 
@@ -98,8 +127,27 @@ void StartFrame::Draw() {
   CenteredText("Drop a trace here, or type:", theme.regular, 16, palette.soft_ink);
   ImGui::Dummy({0, em * 0.35f});
   CenteredCommand("kvscope view run.kvtrace.h5");
-
+  ImGui::Dummy({0, em * 0.35f});
+  CenterNext(em * 9);
+  if (ImGui::Button("Open ...", {em * 9, 0})) actions.browse();
+  if (!actions.recent_files.empty()) {
+    ImGui::Dummy({0, em * 0.6f});
+    float width = 0;
+    for (const std::string& path : actions.recent_files)
+      width = std::max(width, ImGui::CalcTextSize(RecentLabel(path).c_str()).x);
+    width = std::min(ImGui::GetWindowWidth() - em * 2, width + em);
+    CenterNext(width);
+    if (ImGui::BeginChild("recent", {width, 0})) {
+      ImGui::TextDisabled("Recent");
+      for (const std::string& path : actions.recent_files) {
+        if (RecentFileItem(path)) actions.open(path);
+      }
+    }
+    ImGui::EndChild();
+  }
   ImGui::End();
+  // The panels' layout waits; windows that stay at the back lie below those that came before.
+  ImGui::DockSpaceOverViewport(0, nullptr, ImGuiDockNodeFlags_KeepAliveOnly);
 }
 
 }  // namespace kvscope

@@ -32,6 +32,7 @@ HDF5_FILES = {"core/h5.cpp", "core/h5_attributes.cpp"}
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
 HDF5 = re.compile(r"(hdf5(_hl)?|H5\w*)\.h")
 EIGEN = re.compile(r"(unsupported/)?Eigen/")
+GUI = re.compile(r"(misc/cpp/)?(imgui|implot)\w*\.h|(GLFW|GL|EGL)/\w+\.h")
 BARE_TODO = re.compile(r"\bTO" r"DO\b(?!\(#\d+\))")
 
 
@@ -60,6 +61,10 @@ def check_include(path: str, quoted: str, angled: str):
         yield f"includes {angled or quoted}; only {', '.join(sorted(HDF5_FILES))} may: go through core/h5.h"
     if EIGEN.match(angled or quoted) and suffix in HEADERS:
         yield f"includes {angled or quoted} in a header; Eigen belongs into .cpp files"
+    if GUI.fullmatch(angled or quoted) and not path.startswith(("viewer/", "tests/")):
+        yield f"includes {angled or quoted}; only the viewer draws"
+    elif GUI.fullmatch(angled or quoted) and suffix in HEADERS:
+        yield f"includes {angled or quoted} in a header; Dear ImGui, ImPlot, GLFW and OpenGL belong into .cpp files"
     if ".." in (angled or quoted).split("/"):
         yield f'includes "{angled or quoted}"; includes start at the root, without ".."'
     elif quoted and quoted.split("/", 1)[0] not in FOLDERS:

@@ -42,6 +42,8 @@ class TestedApp final : public Frame {
     }
     app_.Draw();
   }
+  std::optional<PictureRequest> TakePictureRequest() override { return app_.TakePictureRequest(); }
+  std::optional<bool> WantsDark() const override { return app_.WantsDark(); }
   bool IsBusy() const override { return true; }
   // Asked once after every frame, when it is on the screen.
   bool IsDone() const override {

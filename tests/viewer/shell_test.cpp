@@ -99,6 +99,33 @@ TEST(Offscreen, TheThemesDifferInEveryColour) {
   EXPECT_NE(dark.needle, light.needle);
 }
 
+// The rectangle and a little ground above it.
+struct AskingFrame : RectangleFrame {
+  std::optional<PictureRequest> TakePictureRequest() override {
+    ++asked;
+    return PictureRequest{20, 8, 50, 40, [this](const Image& image) { picture = image; }};
+  }
+  bool IsDone() const override { return draws >= 5; }
+  bool IsBusy() const override { return draws < 5; }
+  int asked = 0;
+  Image picture;
+};
+
+void ExpectRectangle(const Image& picture) {
+  ASSERT_EQ(picture.width, 30);
+  ASSERT_EQ(picture.height, 32);
+  EXPECT_EQ(picture.rgba.front(), kGround);
+  EXPECT_EQ(picture.rgba.back(), kFill);
+  EXPECT_EQ(std::ranges::count(picture.rgba, kFill), 30 * 30);
+}
+
+TEST(Offscreen, GivesAFrameAPictureOfItself) {
+  AskingFrame frame;
+  RenderOffscreen(frame, {.width = 80, .height = 60}, 30);
+  EXPECT_EQ(frame.asked, 1);  // of the last frame
+  ExpectRectangle(frame.picture);
+}
+
 // Whatever a frame had begun.
 TEST(Offscreen, PassesOnWhatAFrameThrows) {
   struct ThrowingFrame : Frame {
@@ -136,6 +163,30 @@ TEST(Window, DrawsUntilItIsDoneAndKeepsTheLayout) {
   RunWindow(frame, {.width = 300, .height = 200, .ini_path = layout});
   EXPECT_EQ(frame.draws, 5);
   EXPECT_THAT(ReadFile(layout), HasSubstr("[Window][A panel]"));
+}
+
+TEST(Window, GivesAFrameAPictureOfItself) {
+  const Display display;
+  if (!display.is_there()) GTEST_SKIP() << "no Xvfb; install tests/packages.txt";
+  AskingFrame frame;
+  RunWindow(frame, {.width = 300, .height = 200});
+  EXPECT_EQ(frame.asked, 5);
+  ExpectRectangle(frame.picture);
+}
+
+TEST(Window, TakesTheThemeThatAFrameWants) {
+  const Display display;
+  if (!display.is_there()) GTEST_SKIP() << "no Xvfb; install tests/packages.txt";
+  struct SwitchingFrame : ShortFrame {
+    void Draw() override {
+      ShortFrame::Draw();
+      seen.push_back(CurrentTheme().is_dark);
+    }
+    std::optional<bool> WantsDark() const override { return draws < 2 ? std::nullopt : std::optional(draws > 3); }
+    std::vector<bool> seen;
+  } frame;
+  RunWindow(frame, {.width = 300, .height = 200});
+  EXPECT_EQ(frame.seen, (std::vector<bool>{true, true, false, false, true}));
 }
 
 // Processor time of an idle window, second by second: it is still once it has been drawn.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <set>
+#include <sstream>
 
 #include "tests/support/core_files.h"
 #include "viewer/image.h"
@@ -104,6 +105,36 @@ TEST(ViewProgram, EveryPanelMakesAPictureOfItsOwn) {
   }
 }
 
+TEST(ViewProgram, EveryPanelWritesItsTable) {
+  for (const auto& [panel, head] : {std::pair{"run", "heading,text\ntrace,"},
+                                    {"overview", "layer,head,needle,sink,local,entropy\n3,0,"},
+                                    {"text", "token,text,mean_weight,kinds\n0,"},
+                                    {"timeline --step 3", "step,query_token,token,text,weight\n3,515,0,"},
+                                    {"heatmap", "query_begin,query_end,token_begin,token_end,weight\n0,"}}) {
+    const CommandResult result = View(std::string(kTrace) + " --size 400x300 --csv - --panel " + panel);
+    EXPECT_EQ(result.exit_code, 0) << panel;
+    EXPECT_THAT(result.output, StartsWith(head));
+  }
+}
+
+// A row of weights sums to one, so the table is the head's, not a picture's rounding.
+TEST(ViewProgram, ATableHoldsTheExactWeights) {
+  const std::string table = TempPath("timeline.csv"), picture = TempPath("timeline.png");
+  const CommandResult result = View(std::string(kTrace) + " --size 400x300 --panel timeline --step 3 --csv " + table +
+                                    " --screenshot " + picture);
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_EQ(result.output, picture + "\n" + table + "\n");
+  EXPECT_EQ(ReadPng(picture).width, 400);
+  std::istringstream lines(ReadFile(table));
+  std::string line;
+  std::getline(lines, line);
+  double sum = 0;
+  int rows = 0;
+  for (; std::getline(lines, line); ++rows) sum += std::stod(line.substr(line.rfind(',') + 1));
+  EXPECT_EQ(rows, 516);
+  EXPECT_NEAR(sum, 1, 2e-3);  // the log-sum-exp is that of f16 q and k
+}
+
 TEST(ViewProgram, SaysWhatCannotBeShown) {
   const std::string out = " --screenshot " + TempPath("bad.png");
   for (const auto& [arguments, words] : {std::pair{std::string(kTrace) + " --layer 4", "expected one of 3, 7, 18"},
@@ -131,7 +162,9 @@ TEST(ViewProgram, AnswersBadOptionsWithOneLine) {
   for (const std::string& arguments :
        {"--size 12" + out, "--size 0x100" + out, "--size 100x100x3" + out, "--scale 9" + out, "--panel nothing" + out,
         "--unknown" + out, "--kind column" + out, "--reduce median" + out, "--reduce none" + out,
-        "missing.kvtrace.h5" + out, std::string("--screenshot"), std::string("--screenshot /nowhere/a.png")}) {
+        "missing.kvtrace.h5" + out, std::string("--screenshot"), std::string("--csv - --panel run"),
+        std::string(kTrace) + " --csv -", std::string(kTrace) + " --panel run --csv /nowhere/a.csv",
+        "--light --dark" + out, std::string("--screenshot /nowhere/a.png")}) {
     ExpectOneLine(View(arguments));
     EXPECT_FALSE(std::filesystem::exists(TempPath("bad.png"))) << arguments;
   }
