@@ -235,6 +235,8 @@ void CurvesPanel::DrawControls(PanelContext& context) {
   ImGui::SameLine();
   if (model_.measuring()) {
     ImGui::TextDisabled("again, %.0f %%", 100 * *model_.measuring());
+    ImGui::SameLine();
+    if (ImGui::SmallButton("cancel")) model_.CancelMeasuring(context.jobs);
   } else if (ImGui::SmallButton("measure again")) {
     model_.Measure(*context.document, context.view, context.jobs);
   }

@@ -87,7 +87,8 @@ void GridPanel::Draw(PanelContext& context) {
                              "made by kvscope capture --task niah.");
   }
   DrawControls(context);
-  const size_t lines = std::min<size_t>(model_.failures().size(), 4) + (model_.failures().empty() ? 0 : 1);
+  // A sentence takes two lines, as a rule.
+  const size_t lines = model_.failures().empty() ? 0 : 1 + 2 * std::min<size_t>(model_.failures().size(), 3);
   const float below = static_cast<float>(lines) * ImGui::GetTextLineHeightWithSpacing();
   DrawCells(context, std::max(ImGui::GetFontSize() * 8, ImGui::GetContentRegionAvail().y - below));
   DrawFailures();
@@ -147,8 +148,8 @@ void GridPanel::DrawCells(PanelContext& context, float height) {
       const float x = start.x + left + static_cast<float>(context_index) * cell_width;
       const ImVec2 from{x + gap, y + gap}, to{x + cell_width - gap, y + cell_height - gap};
       if (cell.num_values == 0) {
-        draw->AddRect(from, to, palette.hairline, em * 0.2f, 1.0f);
-        draw->AddLine({from.x, to.y}, {to.x, from.y}, palette.hairline);
+        draw->AddRect(from, to, palette.faint_ink, em * 0.2f, 1.0f);
+        draw->AddLine({from.x, to.y}, {to.x, from.y}, palette.faint_ink);
       } else {
         const ImVec4 color = AlarmColor(cell.value, context.is_dark);
         draw->AddRectFilled(from, to, ImGui::ColorConvertFloat4ToU32(color), em * 0.2f);
@@ -210,7 +211,9 @@ void GridPanel::DrawFailures() const {
   if (model_.failures().empty()) return;
   ImGui::TextDisabled("%s", (Plural(model_.failures().size(), "trace") + " left out:").c_str());
   if (ImGui::BeginChild("failures")) {
+    ImGui::PushTextWrapPos(0);
     for (const std::string& failure : model_.failures()) ImGui::TextDisabled("%s", Escape(failure).c_str());
+    ImGui::PopTextWrapPos();
   }
   ImGui::EndChild();
 }
