@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The run as text, each token on what question and answer give it: what did this head read? A click marks a token in
-// every panel; the search goes from hit to hit.
+// every panel; the search goes from hit to hit; segments fold under their headers.
 #include <imgui.h>
 #include <misc/cpp/imgui_stdlib.h>
 
@@ -22,15 +22,6 @@ std::vector<TokenBand> AskersOf(const TraceDocument& document) {
   std::vector<TokenBand> askers = document.BandsOf({"question", "answer"});
   if (askers.empty()) askers.push_back({std::max(0, document.num_tokens() - kLastRows), document.num_tokens()});
   return askers;
-}
-
-// One line break ends a line; what a font cannot draw is written out.
-std::string TextOf(const std::string& piece) {
-  std::string text;
-  for (const char c : piece) {
-    if (c != '\n') text += c;
-  }
-  return Escape(text);
 }
 
 }  // namespace
@@ -77,52 +68,68 @@ void TextPanel::Draw(PanelContext& context) {
   ImGui::EndChild();
 }
 
-void TextPanel::LayOut(const TraceDocument& document, float width) {
-  const float font_size = ImGui::GetFontSize();
-  if (laid_out_ == &document && width_ == width && font_size_ == font_size && num_tokens_ == document.num_tokens())
-    return;
-  laid_out_ = &document, width_ = width, font_size_ = font_size, num_tokens_ = document.num_tokens();
-  texts_.clear(), x_.clear(), text_width_.clear();
-  line_first_ = {0};
-  float x = 0;
-  for (int token = 0; token < num_tokens_; ++token) {
-    const std::string& piece = document.reader().tokens().pieces[token];
-    texts_.push_back(TextOf(piece));
-    const float text_width = std::max(ImGui::CalcTextSize(texts_.back().c_str()).x, font_size * 0.25f);
-    if (x > 0 && x + text_width > width) {
-      line_first_.push_back(token);
-      x = 0;
-    }
-    x_.push_back(x);
-    text_width_.push_back(text_width);
-    x += text_width;
-    if (piece.find('\n') != std::string::npos && token + 1 < num_tokens_) {
-      line_first_.push_back(token + 1);
-      x = 0;
-    }
+// True when it was clicked.
+bool TextPanel::DrawHeader(int header, float height) const {
+  const Palette& palette = CurrentTheme().palette;
+  const Segment& segment = layout_.segment(header);
+  const bool is_folded = layout_.is_folded(header);
+  const float em = ImGui::GetFontSize();
+  const ImVec2 from = ImGui::GetCursorScreenPos();
+  ImGui::PushID(header);
+  const bool is_clicked =
+      ImGui::InvisibleButton("fold", {std::max(em, ImGui::GetContentRegionAvail().x), height - em * 0.25f});
+  ImDrawList* const draw = ImGui::GetWindowDrawList();
+  const ImU32 ink = ImGui::IsItemHovered() ? palette.accent : palette.soft_ink;
+  // A triangle: down where it is open, to the right where it is folded.
+  const ImVec2 middle{from.x + em * 0.4f, from.y + em * 0.55f};
+  const float side = em * 0.28f;
+  if (is_folded) {
+    draw->AddTriangleFilled({middle.x - side, middle.y - side}, {middle.x - side, middle.y + side},
+                            {middle.x + side, middle.y}, ink);
+  } else {
+    draw->AddTriangleFilled({middle.x - side, middle.y - side}, {middle.x + side, middle.y - side},
+                            {middle.x, middle.y + side}, ink);
   }
+  const std::string role = Escape(Shorten(segment.role, 40));
+  const int last = segment.token_end - 1;
+  const std::string rest =
+      StrCat("turn ", segment.turn, ", tokens ", FormatCount(segment.token_begin), " to ", FormatCount(last));
+  float x = from.x + em;
+  ImFont* const bold = CurrentTheme().bold;
+  draw->AddText(bold, em, {x, from.y}, palette.ink, role.c_str());
+  x += bold->CalcTextSizeA(em, 1e9f, 0, role.c_str()).x + em * 0.6f;
+  draw->AddText({x, from.y}, palette.soft_ink, rest.c_str());
+  x += ImGui::CalcTextSize(rest.c_str()).x + em * 0.6f;
+  const float y = from.y + em * 0.6f, right = from.x + ImGui::GetContentRegionAvail().x;
+  if (x < right) draw->AddLine({x, y}, {right, y}, palette.hairline);
+  ImGui::PopID();
+  return is_clicked;
 }
 
 void TextPanel::DrawTokens(PanelContext& context) {
   const TraceDocument& document = *context.document;
-  LayOut(document, ImGui::GetContentRegionAvail().x - ImGui::GetStyle().ScrollbarSize);
+  layout_.Update(&document, document.reader().tokens().pieces, document.reader().info().segments,
+                 ImGui::GetContentRegionAvail().x - ImGui::GetStyle().ScrollbarSize, ImGui::GetFontSize(),
+                 [](const std::string& text) { return ImGui::CalcTextSize(text.c_str()).x; });
   const Palette& palette = CurrentTheme().palette;
   const float height = ImGui::GetTextLineHeight() * 1.45f, text_height = ImGui::GetTextLineHeight();
   if (scroll_to_ >= 0) {
-    const auto line = std::upper_bound(line_first_.begin(), line_first_.end(), scroll_to_) - line_first_.begin() - 1;
-    ImGui::SetScrollY(std::max(0.0f, static_cast<float>(line) * height - ImGui::GetWindowHeight() / 3));
+    ImGui::SetScrollY(
+        std::max(0.0f, static_cast<float>(layout_.LineOf(scroll_to_)) * height - ImGui::GetWindowHeight() / 3));
     scroll_to_ = -1;
   }
   const WeightScale scale{true, relevance_.highest()};
   ImDrawList* const draw = ImGui::GetWindowDrawList();
   ImGuiListClipper clipper;
-  clipper.Begin(static_cast<int>(line_first_.size()), height);
+  const std::vector<TextLayout::Line>& lines = layout_.lines();
+  int clicked = -1;  // header
+  clipper.Begin(static_cast<int>(lines.size()), height);
   while (clipper.Step()) {
     for (int line = clipper.DisplayStart; line < clipper.DisplayEnd; ++line) {
       const ImVec2 start = ImGui::GetCursorScreenPos();
-      const int end = line + 1 < static_cast<int>(line_first_.size()) ? line_first_[line + 1] : num_tokens_;
-      for (int token = line_first_[line]; token < end; ++token) {
-        const ImVec2 from{start.x + x_[token], start.y}, to{from.x + text_width_[token], from.y + text_height};
+      if (lines[line].header >= 0 && DrawHeader(lines[line].header, height)) clicked = lines[line].header;
+      for (int token = lines[line].token_begin; token < lines[line].token_end; ++token) {
+        const ImVec2 from{start.x + layout_.x(token), start.y}, to{from.x + layout_.width(token), from.y + text_height};
         ImU32 ink = palette.ink;
         if (token < static_cast<int>(relevance_.weights().size()) && relevance_.highest() > 0) {
           const double amount = scale.InkOf(relevance_.weights()[token]);
@@ -130,7 +137,7 @@ void TextPanel::DrawTokens(PanelContext& context) {
           // Ink that can be read on it.
           if (amount > 0.5) ink = context.is_dark ? 0xff16181c : 0xffffffff;
         }
-        draw->AddText(from, ink, texts_[token].c_str());
+        draw->AddText(from, ink, layout_.text(token).c_str());
         for (const LabelledBand& band : document.bands()) {
           if (token < band.token_begin || token >= band.token_end || band.kind == "needle_value") continue;
           draw->AddRectFilled({from.x, to.y + 1}, {to.x, to.y + 3}, BandColor(band.kind));
@@ -147,9 +154,11 @@ void TextPanel::DrawTokens(PanelContext& context) {
             context.view.marked_token = context.view.marked_token == token ? -1 : token;
         }
       }
+      ImGui::SetCursorScreenPos(start);
       ImGui::Dummy({1, height - ImGui::GetStyle().ItemSpacing.y});
     }
   }
+  if (clicked >= 0) layout_.Fold(clicked, !layout_.is_folded(clicked));
 }
 
 std::string TextPanel::Csv(PanelContext& context) const {

@@ -21,6 +21,7 @@
 #include "viewer/policy_model.h"
 #include "viewer/results_document.h"
 #include "viewer/shortcuts.h"
+#include "viewer/text_layout.h"
 #include "viewer/texture.h"
 #include "viewer/token_map_model.h"
 #include "viewer/token_weights.h"
@@ -93,17 +94,11 @@ class TextPanel final : public Panel {
   std::string Csv(PanelContext& context) const override;
 
  private:
-  void LayOut(const TraceDocument& document, float width);
   void DrawTokens(PanelContext& context);
+  bool DrawHeader(int header, float height) const;
 
   TokenWeights relevance_{"text"};  // what question and answer give
-  // Where tokens stand: line of each, x of each, and the first token of each line.
-  const TraceDocument* laid_out_ = nullptr;
-  float width_ = 0, font_size_ = 0;
-  int num_tokens_ = 0;
-  std::vector<std::string> texts_;
-  std::vector<float> x_, text_width_;
-  std::vector<int> line_first_;
+  TextLayout layout_;
   std::string search_;
   int scroll_to_ = -1;  // token
 };

@@ -77,6 +77,22 @@ ImFont* LoadFont(const std::string& file, const std::string& fallback_file) {
   return font;
 }
 
+// For scripts that DejaVu lacks, where they are installed (Debian's places): Chinese, Japanese and Korean first, then
+// what has most of the rest. A character that none has is drawn as U+FFFD.
+void MergeFurtherFonts() {
+  ImFontConfig config;
+  config.Flags |= ImFontFlags_NoLoadError;
+  config.MergeMode = true;
+  for (const char* const path :
+       {"/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+        "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf", "/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",
+        "/usr/share/fonts/truetype/freefont/FreeSans.ttf", "/usr/share/fonts/opentype/unifont/unifont.otf"}) {
+    std::error_code ignored;
+    if (std::filesystem::is_regular_file(path, ignored))
+      ImGui::GetIO().Fonts->AddFontFromFileTTF(path, kFontSize, &config);
+  }
+}
+
 void SetSizes(ImGuiStyle& style) {
   style.FontSizeBase = kFontSize;
   style.WindowPadding = {12, 10};
@@ -190,6 +206,7 @@ Theme ApplyTheme(bool is_dark, float scale) {
   Theme theme{.is_dark = is_dark, .palette = is_dark ? kDark : kLight};
   ImGui::GetIO().Fonts->Clear();
   theme.regular = LoadFont("DejaVuSans.ttf", "DejaVuSansMono.ttf");
+  MergeFurtherFonts();  // into the one loaded last
   theme.bold = LoadFont("DejaVuSans-Bold.ttf", "DejaVuSans.ttf");
   theme.mono = LoadFont("DejaVuSansMono.ttf", "DejaVuSans.ttf");
   ImGuiStyle style;

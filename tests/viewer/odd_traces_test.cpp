@@ -122,6 +122,14 @@ void WriteBegun(const std::string& path) {
   writer.Flush();
 }
 
+// A prompt in Greek, Cyrillic and Hebrew whose tokens are single bytes: every character is shared.
+void WriteBytesOfScripts(const std::string& path) {
+  TinyRun run = MakeTinyRun(kTiny);
+  const std::string text = "θάλασσα море ים ";
+  for (size_t i = 0; i < run.tokens.pieces.size(); ++i) run.tokens.pieces[i] = text[i % text.size()];
+  WriteRun(path, run);
+}
+
 const std::vector<OddTrace> kOddTraces = {
     {"plain", Writes(kTiny), {{"heatmap", ""}, {"heatmap layer", ""}, {"heatmap step", ""}, {"overview", ""}}},
     {"no_steps",
@@ -160,6 +168,7 @@ const std::vector<OddTrace> kOddTraces = {
      Writes(With([](TinyShape& shape) { shape.tokens = 1, shape.steps = 0; })),
      {{"heatmap layer", "from all 1 stored queries"}}},
     {"one_token_and_steps", Writes(With([](TinyShape& shape) { shape.tokens = 1; })), {{"heatmap step", ""}}},
+    {"bytes_of_scripts", WriteBytesOfScripts, {{"text", ""}}},
     {"f32", Writes(With([](TinyShape& shape) { shape.dtype = DType::kF32; })), {{"heatmap", ""}}},
     {"window",
      Writes(With([](TinyShape& shape) { shape.window = 8; })),
