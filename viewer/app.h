@@ -67,6 +67,7 @@ class App final : public Frame {
   void DrawWindow();
   void Do(Command command);
   void Move(Command command);
+  void ShowPanel(const std::string& name);
   void DrawMenu();
   void DrawRecent();
   // After Begin of a panel's window: what a right click on its tab offers.

@@ -65,8 +65,7 @@ void App::Do(Command command) {
       return open_dialog_.Open();
     case Command::kSavePicture:
       if (IsEmpty()) return Say("Nothing is open, so there is no picture of a panel.");
-      panels_[focused_].is_shown = true;
-      ImGui::SetWindowFocus(panels_[focused_].title.c_str());
+      ShowPanel(panels_[focused_].name);
       frames_to_picture_ = 3;
       return;
     case Command::kSaveTable:
@@ -96,11 +95,19 @@ void App::Do(Command command) {
       shows_shortcuts_ = !shows_shortcuts_;
       return;
     case Command::kPlay:
-      return ImGui::SetWindowFocus("Timeline");  // it has the command too
+      return ShowPanel("timeline");  // it gets the command too
     case Command::kSearch:
-      return ImGui::SetWindowFocus("Text");
+      return ShowPanel("text");
     default:
       return Move(command);
+  }
+}
+
+void App::ShowPanel(const std::string& name) {
+  for (NamedPanel& panel : panels_) {
+    if (panel.name != name) continue;
+    panel.is_shown = true;
+    ImGui::SetWindowFocus(panel.title.c_str());
   }
 }
 

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "viewer/export.h"
+#include "viewer/panel_parts.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 
@@ -119,6 +120,7 @@ void TextPanel::DrawTokens(PanelContext& context) {
     scroll_to_ = -1;
   }
   const WeightScale scale{true, relevance_.highest()};
+  const std::vector<uint8_t> bits = FollowedBits(context);
   ImDrawList* const draw = ImGui::GetWindowDrawList();
   ImGuiListClipper clipper;
   const std::vector<TextLayout::Line>& lines = layout_.lines();
@@ -137,7 +139,16 @@ void TextPanel::DrawTokens(PanelContext& context) {
           // Ink that can be read on it.
           if (amount > 0.5) ink = context.is_dark ? 0xff16181c : 0xffffffff;
         }
+        // What the followed policy dropped is struck out, what it holds in few bits faded.
+        const int token_bits = token < std::ssize(bits) ? bits[token] : static_cast<int>(kFullBits);
+        const bool is_dropped = token_bits == 0;
+        const double strength = is_dropped ? 0.45 : 0.35 + 0.65 * BitsInk(token_bits);
+        ink = (ink & 0x00ffffff) | static_cast<ImU32>(255 * strength) << 24;
         draw->AddText(from, ink, layout_.text(token).c_str());
+        if (is_dropped && to.x > from.x) {
+          const float middle = from.y + text_height * 0.55f;
+          draw->AddLine({from.x, middle}, {to.x, middle}, palette.needle, std::max(1.0f, text_height * 0.07f));
+        }
         for (const LabelledBand& band : document.bands()) {
           if (token < band.token_begin || token >= band.token_end || band.kind == "needle_value") continue;
           draw->AddRectFilled({from.x, to.y + 1}, {to.x, to.y + 3}, BandColor(band.kind));
@@ -149,9 +160,9 @@ void TextPanel::DrawTokens(PanelContext& context) {
           ImGui::Text("token %d  \"%s\"", token, Escape(document.reader().tokens().pieces[token]).c_str());
           if (token < static_cast<int>(relevance_.weights().size()))
             ImGui::Text("mean weight %.4g", relevance_.weights()[token]);
+          DrawKeptText(context, token);
           ImGui::EndTooltip();
-          if (ImGui::IsMouseClicked(ImGuiMouseButton_Left))
-            context.view.marked_token = context.view.marked_token == token ? -1 : token;
+          if (ImGui::IsMouseClicked(ImGuiMouseButton_Left)) MarkToken(context.view, token, document.num_tokens());
         }
       }
       ImGui::SetCursorScreenPos(start);
@@ -163,7 +174,8 @@ void TextPanel::DrawTokens(PanelContext& context) {
 
 std::string TextPanel::Csv(PanelContext& context) const {
   const TraceDocument& document = *context.document;
-  std::string csv = "token,text,mean_weight,kinds\n";
+  std::string csv = "token,text,mean_weight,bits,kinds\n";
+  const std::vector<uint8_t> bits = FollowedBits(context);
   for (int token = 0; token < document.num_tokens(); ++token) {
     std::string kinds;
     for (const LabelledBand& band : document.bands()) {
@@ -171,7 +183,8 @@ std::string TextPanel::Csv(PanelContext& context) const {
     }
     const bool is_known = token < static_cast<int>(relevance_.weights().size());
     csv += StrCat(token, ",", CsvText(document.reader().tokens().pieces[token]), ",",
-                  is_known ? CsvNumber(relevance_.weights()[token]) : "", ",", CsvText(kinds), "\n");
+                  is_known ? CsvNumber(relevance_.weights()[token]) : "", ",",
+                  token < std::ssize(bits) ? StrCat(int{bits[token]}) : "", ",", CsvText(kinds), "\n");
   }
   return csv;
 }

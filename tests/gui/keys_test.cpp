@@ -81,6 +81,33 @@ TEST(Keys, AreListedByAQuestionMark) {
   });
 }
 
+// Also a panel that is behind another, or closed.
+TEST(Keys, BringTheirPanelForward) {
+  DriveApp({.paths = {kNeedleTrace}}, [](ImGuiTestContext* ctx, App& app) {
+    ctx->WindowClose("//Timeline");
+    ctx->Yield(2);
+    ctx->KeyPress(ImGuiKey_Space);
+    ctx->Yield(60);
+    IM_CHECK(IsShown(ctx, "//Timeline"));
+    IM_CHECK_GT(app.view().step, 1);
+    ctx->DockInto("//Timeline", "//Heatmap");
+    ctx->WindowFocus("//Heatmap");
+    ctx->KeyPress(ImGuiKey_Space);  // rests
+    ctx->Yield(3);
+    const int step = app.view().step;
+    ctx->Yield(60);
+    IM_CHECK_EQ(app.view().step, step);
+  });
+}
+
+TEST(Keys, Quit) {
+  DriveApp({}, [](ImGuiTestContext* ctx, App& app) {
+    IM_CHECK(!app.IsDone());
+    ctx->KeyPress(ImGuiMod_Ctrl | ImGuiKey_Q);
+    IM_CHECK(app.IsDone());
+  });
+}
+
 TEST(Keys, WorkOnTheStartScreen) {
   DriveApp({}, [](ImGuiTestContext* ctx, App& app) {
     const ViewState before = app.view();

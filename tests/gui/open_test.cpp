@@ -95,6 +95,30 @@ TEST(Open, SeveralByTheDialog) {
   });
 }
 
+TEST(Open, TheDialogSaysWhatItCannotRead) {
+  const std::string folder = MakeFolder();
+  fs::create_directories(folder + "/going");
+  DriveApp({}, [&](ImGuiTestContext* ctx, App& app) {
+    ctx->KeyPress(ImGuiMod_Ctrl | ImGuiKey_O);
+    ctx->Yield(2);
+    ctx->SetRef("//Open traces");
+    ctx->ItemClick("##folder");
+    ctx->KeyCharsReplaceEnter(folder.c_str());
+    ctx->Yield(2);
+    fs::remove_all(folder + "/going");
+    ctx->ItemDoubleClick("**/###going");
+    ctx->Yield(2);
+    IM_CHECK(ctx->GetWindowByRef("//Open traces")->Active);  // with a sentence in place of entries
+    IM_CHECK(!ctx->ItemExists("**/###one.kvtrace.h5"));
+    ctx->ItemClick("Up");
+    ctx->Yield(2);
+    fs::remove(folder + "/one.kvtrace.h5");
+    ctx->ItemDoubleClick("**/###one.kvtrace.h5");
+    WaitUntilIdle(ctx, app);
+    IM_CHECK(!app.failure().empty());
+  });
+}
+
 TEST(Open, EscapeClosesTheDialog) {
   DriveApp({}, [](ImGuiTestContext* ctx, App&) {
     ctx->MenuClick("//##MainMenuBar/File/Open ...");

@@ -49,8 +49,7 @@ class TestedApp final : public Frame {
   bool IsDone() const override {
     if (!is_started_) return false;
     ImGuiTestEngine_PostSwap(engine_);
-    if (!ImGuiTestEngine_IsTestQueueEmpty(engine_) && !app_.IsDone()) return false;
-    if (!ImGuiTestEngine_IsTestQueueEmpty(engine_)) ImGuiTestEngine_AbortCurrentTest(engine_);
+    if (!ImGuiTestEngine_IsTestQueueEmpty(engine_)) return false;
     ImGuiTestEngine_Stop(engine_);
     return true;
   }
