@@ -376,7 +376,7 @@ void PoliciesPanel::DrawMap(PanelContext& context, int index, float height) {
   column.map.Draw(*ImPlot::GetPlotDrawList(), ImPlot::PlotToPixels(0, 0),
                   ImPlot::PlotToPixels(map.num_tokens, map.rows));
   ImPlot::PopPlotClipRect();
-  DrawTokenBands(context.document->bands(), index == 0);
+  DrawBands(context.document->bands(), BandAxes::kTokens, index == 0);
   DrawTokenMark(context.view.marked_token);
   if (ImPlot::IsPlotHovered()) {
     const ImPlotPoint mouse = ImPlot::GetPlotMousePos();
