@@ -119,7 +119,8 @@ void PoliciesPanel::Draw(PanelContext& context) {
     view.follows_policies = ImGui::Button("Replay it");
     return;
   }
-  view.follows_policies = true;
+  // Dear ImGui draws every tab once before it knows which is in front: that is no wish to see policies.
+  if (!ImGui::IsWindowAppearing()) view.follows_policies = true;
   DrawToolbar(context);
   if (view.policies.empty()) return CentredText("No policy is under trial. Add one above.");
   view.policy_index = std::clamp(view.policy_index, 0, static_cast<int>(view.policies.size()) - 1);

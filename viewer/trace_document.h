@@ -22,6 +22,7 @@ struct LabelledBand {
   int token_begin = 0, token_end = 0;
 };
 
+// Outlives the threads of its jobs.
 class TraceDocument {
  public:
   enum class State { kLoading, kReady, kFailed };

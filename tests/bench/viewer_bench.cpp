@@ -169,6 +169,8 @@ void MeasureMaps(const std::string& path, int num_heads) {
       jobs, [&] { model.Update(document, view, kWidth, kHeight, {}, jobs); }, [&] { return model.progress() == 1; });
   std::printf("{\"benchmark\": \"viewer: second opening\", \"open_secs\": %.3f, \"exact_picture_secs\": %.3f}\n", open,
               Seconds() - begin - open);
+  SecondsUntil(
+      jobs, [] {}, [&] { return jobs.IsIdle(); });
 }
 
 // Zooms and pans over the map and measures what a frame costs its own thread, from the first call to finished draw

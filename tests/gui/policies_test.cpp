@@ -22,6 +22,16 @@ std::string Column(ImGuiTestContext* ctx, int index, const char* item) {
   return "policies/$$" + std::to_string(index) + "/" + item;
 }
 
+TEST(Policies, NothingIsReplayedUnasked) {
+  DriveApp({.paths = {kNeedleTrace}}, [](ImGuiTestContext* ctx, App& app) {
+    ctx->Yield(3);
+    IM_CHECK(!app.view().follows_policies);
+    ctx->WindowFocus("//Policies");
+    ctx->Yield(3);
+    IM_CHECK(app.view().follows_policies);
+  });
+}
+
 TEST(Policies, ABudgetThatIsDraggedRunsTheReplayAgain) {
   DriveApp({.paths = {kNeedleTrace}, .view = TwoPolicies()}, [](ImGuiTestContext* ctx, App& app) {
     ctx->WindowFocus("//Policies");
