@@ -278,18 +278,20 @@ void App::SavePreferences() {
 
 // A file that could be opened is a recent one.
 void App::RememberFiles() {
-  for (const auto& document : documents_) {
-    if (document->state() != TraceDocument::State::kReady || !remembered_.insert(document->path()).second) continue;
-    if (!recent_.Add(document->path())) Say("The list of recent files cannot be written");
-  }
+  const auto remember = [this](const std::string& path, bool is_ready) {
+    if (!is_ready || !remembered_.insert(path).second) return;
+    if (!recent_.Add(path)) Say("The list of recent files cannot be written");
+  };
+  for (const auto& one : documents_) remember(one->path(), one->state() == TraceDocument::State::kReady);
+  for (const auto& one : results_) remember(one->path(), one->state() == ResultsDocument::State::kReady);
 }
 
 void App::RememberView() {
   const double now = ImGui::GetTime();
   if (ImGui::GetIO().MouseWheel != 0) settles_at_ = now + kWheelSecs;
   const bool is_other_file = view_.document_index != history_.now().document_index;
-  const bool is_ready = current() && current()->state() == TraceDocument::State::kReady;
-  if (std::exchange(was_restored_, false) || (!is_ready && !is_other_file)) return history_.Amend(view_);
+  const bool is_loading = current() ? current()->state() == TraceDocument::State::kLoading : results_.empty();
+  if (std::exchange(was_restored_, false) || (is_loading && !is_other_file)) return history_.Amend(view_);
   const bool is_held = ImGui::IsAnyItemActive() || IsCommandHeld() || is_moving_ || now < settles_at_;
   if (!is_held) history_.Record(view_);
 }

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/results.h"
 #include "core/units.h"
 
 namespace kvscope {
@@ -37,11 +38,7 @@ void WriteTable(const std::string& path, const std::string& csv) {
 }
 
 std::string CsvText(const std::string& text) {
-  const std::string escaped = Escape(text);
-  if (escaped.find_first_of(",\"") == std::string::npos) return escaped;
-  std::string quoted = "\"";
-  for (const char c : escaped) quoted += c == '"' ? "\"\"" : std::string(1, c);
-  return quoted + '"';
+  return CsvField(Escape(text));
 }
 
 std::string CsvNumber(double number) {

@@ -47,13 +47,12 @@ std::vector<std::string> OpenDialog::Accept() {
     failure_ = StrCat(typed_, ": expected a folder or a trace, found neither; check the spelling");
     return {};
   }
-  if (selected_.size() == 1 && IsFolder((fs::path(folder_) / *selected_.begin()).string()))
-    return GoTo((fs::path(folder_) / *selected_.begin()).string()), std::vector<std::string>();
-  std::vector<std::string> files;
-  for (const std::string& name : selected_) {
-    const std::string path = (fs::path(folder_) / name).string();
-    if (!IsFolder(path)) files.push_back(path);
+  std::vector<std::string> folders, files;
+  for (const FolderEntry& entry : listing_.entries) {
+    if (selected_.contains(entry.name))
+      (entry.is_folder ? folders : files).push_back((fs::path(folder_) / entry.name).string());
   }
+  if (files.empty() && folders.size() == 1) GoTo(folders[0]);
   return files;
 }
 

@@ -19,8 +19,6 @@
 namespace kvscope {
 namespace {
 
-constexpr double kFewestTokens = 8;  // across the map, zoomed in as far as it goes
-
 int NumHeads(const PanelContext& context) {
   return static_cast<int>(context.document->reader().info().layers[context.view.layer_index].heads.size());
 }
@@ -48,13 +46,14 @@ void KeepLength(int tokens, int length, int& begin, int& end) {
   }
 }
 
-// What the mouse made of the axes goes into the view; whole tokens, the plot itself may be between them. Returns what
-// the plot shows.
-MapWindow FollowMouse(const TraceDocument& document, const MapWindow& before, ViewState& view) {
+}  // namespace
+
+MapWindow FollowMouse(const TraceDocument& document, const MapWindow& before, bool has_queries, ViewState& view) {
   const ImPlotRect limits = ImPlot::GetPlotLimits();
   ViewState seen;
   seen.window = {static_cast<int>(std::floor(limits.Y.Min)), static_cast<int>(std::ceil(limits.Y.Max)),
                  static_cast<int>(std::floor(limits.X.Min)), static_cast<int>(std::ceil(limits.X.Max))};
+  if (!has_queries) seen.window.query_begin = before.query_begin, seen.window.query_end = before.query_end;
   const MapWindow in_plot = WindowOf(document, seen);
   MapWindow window = in_plot;
   if (ImGui::IsMouseDown(ImGuiMouseButton_Left)) {
@@ -65,8 +64,6 @@ MapWindow FollowMouse(const TraceDocument& document, const MapWindow& before, Vi
   view.window = window == WindowOf(document, ViewState{}) ? MapWindow{} : window;
   return in_plot;
 }
-
-}  // namespace
 
 void HeatmapPanel::Draw(PanelContext& context) {
   if (!HasTrace(context)) return;
@@ -132,7 +129,7 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
   ImPlot::SetupAxesLimits(window.token_begin, window.token_end, window.query_begin, window.query_end,
                           is_set ? ImPlotCond_Always : ImPlotCond_Once);
   ImPlot::SetupFinish();
-  in_plot_ = is_set ? window : FollowMouse(document, window, context.view);
+  in_plot_ = is_set ? window : FollowMouse(document, window, /*has_queries=*/true, context.view);
 
   const ImVec2 size = ImPlot::GetPlotSize();
   model_.Update(document, context.view, std::max(1, static_cast<int>(size.x)), std::max(1, static_cast<int>(size.y)),

@@ -93,14 +93,17 @@ void HeatmapPanel::DrawLines(PanelContext& context) {
   const ImPlotAxisFlags axis = ImPlotAxisFlags_NoGridLines | ImPlotAxisFlags_NoHighlight;
   ImPlot::SetupAxes("token looked at", is_layer ? "layer" : "decode step", axis,
                     axis | ImPlotAxisFlags_Invert | ImPlotAxisFlags_Lock | ImPlotAxisFlags_NoTickMarks);
-  ImPlot::SetupAxisLimitsConstraints(ImAxis_X1, 0, std::max(1, document.num_tokens()));
-  ImPlot::SetupAxisLimits(
-      ImAxis_X1, window.token_begin, window.token_end,
-      view.window == lines_window_ && view.window != MapWindow{} ? ImPlotCond_Once : ImPlotCond_Always);
-  lines_window_ = view.window;
+  const double tokens = std::max(1, document.num_tokens());
+  ImPlot::SetupAxisLimitsConstraints(ImAxis_X1, 0, tokens);
+  ImPlot::SetupAxisZoomConstraints(ImAxis_X1, std::min(tokens, kFewestTokens), tokens);
+  const bool is_set = window != lines_window_;
+  ImPlot::SetupAxisLimits(ImAxis_X1, window.token_begin, window.token_end,
+                          is_set ? ImPlotCond_Always : ImPlotCond_Once);
   ImPlot::SetupAxisLimits(ImAxis_Y1, 0, num_lines, ImPlotCond_Always);
   ImPlot::SetupAxisTicks(ImAxis_Y1, places.data(), static_cast<int>(places.size()), texts.data());
   ImPlot::SetupFinish();
+  // All queries stay in the window, which query by token shares.
+  lines_window_ = is_set ? window : FollowMouse(document, window, /*has_queries=*/false, view);
   ImDrawList& draw = *ImPlot::GetPlotDrawList();
   const ImVec2 from = ImPlot::GetPlotPos(), size = ImPlot::GetPlotSize();
   ImPlot::PushPlotClipRect();
@@ -119,15 +122,7 @@ void HeatmapPanel::DrawLines(PanelContext& context) {
     const ImPlotPoint mouse = ImPlot::GetPlotMousePos();
     DrawLineHover(context, static_cast<int>(std::floor(mouse.y)), static_cast<int>(std::floor(mouse.x)));
     if (WasClicked()) MarkToken(view, static_cast<int>(std::floor(mouse.x)), document.num_tokens());
-    if (ImGui::IsMouseDoubleClicked(ImGuiMouseButton_Left)) {
-      view.window = {};
-    } else if (ImGui::GetIO().MouseWheel != 0 || ImGui::IsMouseDragging(ImGuiMouseButton_Left)) {
-      // All queries stay in the window, which query by token shares.
-      const ImPlotRect limits = ImPlot::GetPlotLimits();
-      view.window = {window.query_begin, window.query_end, static_cast<int>(limits.X.Min),
-                     static_cast<int>(std::ceil(limits.X.Max))};
-      lines_window_ = view.window;
-    }
+    if (ImGui::IsMouseDoubleClicked(ImGuiMouseButton_Left)) view.window = {};
   }
   ImPlot::EndPlot();
 }
@@ -136,9 +131,10 @@ std::string HeatmapPanel::CsvOfLines(const PanelContext& context) const {
   const TraceReader& reader = context.document->reader();
   const HeatmapKind kind = context.view.heatmap_kind;
   if (!lines_.image()) return "";
+  const int masked_tokens = context.view.masks_sinks ? kSinkTokens : 0;
   std::string csv = StrCat(kind == HeatmapKind::kLayer ? "layer" : "step", ",token,weight\n");
   for (int line = 0; line < lines_.num_lines(); ++line) {
-    for (int token = lines_.range().begin; token < lines_.range().end; ++token) {
+    for (int token = std::max(masked_tokens, lines_.range().begin); token < lines_.range().end; ++token) {
       if (const std::optional<float> value = lines_.ValueOf(line, token))
         csv += StrCat(NumberOf(reader, lines_, kind, line), ",", token, ",", CsvNumber(*value), "\n");
     }

@@ -45,4 +45,10 @@ void MarkToken(ViewState& view, int token, int num_tokens);
 // A press that was no drag ended in this frame.
 bool WasClicked();
 
+// Between SetupFinish and the end of a plot over tokens: what the mouse made of its axes goes into the view, in whole
+// tokens. Without queries the window keeps those of `before`. Returns what the plot shows; set its limits, which locks
+// its axes, only when the view shows something else.
+MapWindow FollowMouse(const TraceDocument& document, const MapWindow& before, bool has_queries, ViewState& view);
+inline constexpr double kFewestTokens = 8;  // across a plot, zoomed in as far as it goes
+
 }  // namespace kvscope

@@ -136,8 +136,8 @@ class HeatmapPanel final : public Panel {
   int shown_generation_ = 0;
   TokenMapModel lines_;
   Texture lines_texture_;
-  int shown_lines_ = 0;         // generation
-  MapWindow lines_window_{-1};  // that the plot of lines was set to
+  int shown_lines_ = 0;     // generation
+  MapWindow lines_window_;  // what the axes of the plot of lines show
 };
 
 class PoliciesPanel final : public Panel {

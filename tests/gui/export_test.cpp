@@ -47,7 +47,7 @@ TEST(Export, EveryPanelHasATable) {
   if (testing::Test::IsSkipped()) GTEST_SKIP();
   EXPECT_THAT(ReadFile("kvscope_run_1.csv"), StartsWith("heading,text\n"));
   EXPECT_THAT(ReadFile("kvscope_overview_1.csv"), StartsWith("layer,head,needle,sink,local,entropy\n3,0,"));
-  EXPECT_THAT(ReadFile("kvscope_text_1.csv"), StartsWith("token,text,mean_weight,kinds\n0,"));
+  EXPECT_THAT(ReadFile("kvscope_text_1.csv"), StartsWith("token,text,mean_weight,bits,kinds\n0,"));
   EXPECT_THAT(ReadFile("kvscope_timeline_1.csv"), StartsWith("step,query_token,token,text,weight\n0,"));
   EXPECT_THAT(ReadFile("kvscope_heatmap_1.csv"), StartsWith("query_begin,query_end,token_begin,token_end,weight\n0,"));
 }

@@ -95,5 +95,23 @@ TEST(Heatmap, ADragThatBeganElsewhereChangesNothing) {
   });
 }
 
+TEST(Heatmap, TheOtherKindsZoomAlongTheTokens) {
+  DriveApp({.paths = {kNeedleTrace}, .view = {.heatmap_kind = HeatmapKind::kStep}},
+           [](ImGuiTestContext* ctx, App& app) {
+             ctx->MouseMoveToPos(Middle(ctx));
+             Zoom(ctx, 5);
+             const MapWindow near = app.view().window;
+             IM_CHECK_LT(near.token_end - near.token_begin, 400);
+             IM_CHECK_EQ(near.query_end - near.query_begin, app.current()->num_tokens());
+             ctx->MouseDragWithDelta({30, 30});
+             ctx->Yield(2);
+             IM_CHECK_LT(app.view().window.token_begin, near.token_begin);
+             IM_CHECK_EQ(app.view().window.query_begin, 0);
+             ctx->MouseDoubleClick();
+             ctx->Yield(3);
+             IM_CHECK(app.view().window == MapWindow{});
+           });
+}
+
 }  // namespace
 }  // namespace kvscope

@@ -116,7 +116,7 @@ TEST(Keys, WorkOnTheStartScreen) {
       ctx->KeyPress(key);
     ctx->Yield(3);
     IM_CHECK(app.view() == before);
-    IM_CHECK(app.status().find("No trace is open") != std::string::npos);
+    IM_CHECK(app.status().find("is open, so there is no") != std::string::npos);
   });
 }
 

@@ -61,7 +61,7 @@ TEST(Text, AClickMarksAToken) {
     ctx->WindowFocus("//Text");
     ctx->Yield(2);
     const ImRect tokens = ctx->WindowInfo("//Text/tokens").Window->InnerRect;
-    ctx->MouseMoveToPos({tokens.Min.x + 12, tokens.Min.y + 8});
+    ctx->MouseMoveToPos({tokens.Min.x + 12, tokens.Min.y + 2 * ImGui::GetFontSize()});  // below a header
     ctx->MouseClick();
     ctx->Yield(2);
     const int marked = app.view().marked_token;

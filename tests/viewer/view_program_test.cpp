@@ -108,7 +108,7 @@ TEST(ViewProgram, EveryPanelMakesAPictureOfItsOwn) {
 TEST(ViewProgram, EveryPanelWritesItsTable) {
   for (const auto& [panel, head] : {std::pair{"run", "heading,text\ntrace,"},
                                     {"overview", "layer,head,needle,sink,local,entropy\n3,0,"},
-                                    {"text", "token,text,mean_weight,kinds\n0,"},
+                                    {"text", "token,text,mean_weight,bits,kinds\n0,"},
                                     {"timeline --step 3", "step,query_token,token,text,weight\n3,515,0,"},
                                     {"heatmap", "query_begin,query_end,token_begin,token_end,weight\n0,"}}) {
     const CommandResult result = View(std::string(kTrace) + " --size 400x300 --csv - --panel " + panel);
