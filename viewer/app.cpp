@@ -223,7 +223,7 @@ void App::DrawDocked() {
     const ImGuiID left = ImGui::DockBuilderSplitNode(dock, ImGuiDir_Left, 0.34f, nullptr, &right);
     ImGui::DockBuilderDockWindow("Overview", left);
     ImGui::DockBuilderDockWindow("Run", left);
-    const ImGuiID below = ImGui::DockBuilderSplitNode(right, ImGuiDir_Down, 0.30f, nullptr, &right);
+    const ImGuiID below = ImGui::DockBuilderSplitNode(right, ImGuiDir_Down, 0.36f, nullptr, &right);
     ImGui::DockBuilderDockWindow("Timeline", below);
     ImGui::DockBuilderDockWindow("Text", right);
     ImGui::DockBuilderDockWindow("Policies", right);

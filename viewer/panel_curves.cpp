@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/panel_parts.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 
@@ -99,19 +100,6 @@ std::string BudgetText(const Cell& cell) {
 }
 
 }  // namespace
-
-std::vector<std::shared_ptr<const Results>> PanelContext::ReadyResults() const {
-  std::vector<std::shared_ptr<const Results>> ready;
-  for (const auto& file : results) {
-    if (file->results()) ready.push_back(file->results());
-  }
-  return ready;
-}
-
-bool PanelContext::IsLoadingResults() const {
-  return std::ranges::any_of(results,
-                             [](const auto& file) { return file->state() == ResultsDocument::State::kLoading; });
-}
 
 const ReportData* CurvesPanel::Group() const {
   if (!shown_ || shown_->groups.empty()) return nullptr;

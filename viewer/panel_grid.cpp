@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "viewer/panel_parts.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 

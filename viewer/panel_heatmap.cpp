@@ -36,75 +36,7 @@ void StoredSlider(const char* label, int& index, const std::vector<int>& numbers
   ImGui::SameLine();
 }
 
-// A drag against the border of [0, tokens) would squeeze a run; it stays as long as it was.
-void KeepLength(int tokens, int length, int& begin, int& end) {
-  if (end - begin >= length - 1) return;  // rounding aside
-  if (begin == 0) {
-    end = std::min(tokens, length);
-  } else if (end == tokens) {
-    begin = std::max(0, tokens - length);
-  }
-}
-
-// Labels along an axis, each in the first line where it does not touch another.
-class LabelLines {
- public:
-  // The line for a label that takes [begin, end).
-  int LineFor(float begin, float end) {
-    size_t line = 0;
-    while (line < ends_.size() && ends_[line] > begin) ++line;
-    if (line == ends_.size()) ends_.push_back(0);
-    ends_[line] = end;
-    return static_cast<int>(line);
-  }
-
- private:
-  std::vector<float> ends_;
-};
-
 }  // namespace
-
-MapWindow FollowMouse(const TraceDocument& document, const MapWindow& before, bool has_queries, ViewState& view) {
-  const ImPlotRect limits = ImPlot::GetPlotLimits();
-  ViewState seen;
-  seen.window = {static_cast<int>(std::floor(limits.Y.Min)), static_cast<int>(std::ceil(limits.Y.Max)),
-                 static_cast<int>(std::floor(limits.X.Min)), static_cast<int>(std::ceil(limits.X.Max))};
-  if (!has_queries) seen.window.query_begin = before.query_begin, seen.window.query_end = before.query_end;
-  const MapWindow in_plot = WindowOf(document, seen);
-  MapWindow window = in_plot;
-  if (ImGui::IsMouseDown(ImGuiMouseButton_Left)) {
-    const int tokens = document.num_tokens();
-    KeepLength(tokens, before.query_end - before.query_begin, window.query_begin, window.query_end);
-    KeepLength(tokens, before.token_end - before.token_begin, window.token_begin, window.token_end);
-  }
-  view.window = window == WindowOf(document, ViewState{}) ? MapWindow{} : window;
-  return in_plot;
-}
-
-void SameLineIfFits(float width) {
-  const float gap = ImGui::GetFontSize() * 2;
-  const float room = ImGui::GetCursorScreenPos().x + ImGui::GetContentRegionAvail().x - ImGui::GetItemRectMax().x;
-  if (room > gap + width) ImGui::SameLine(0, gap);
-}
-
-void DrawLegend(const WeightScale& scale, bool is_dark) {
-  constexpr int kSteps = 64;
-  const float em = ImGui::GetFontSize(), width = em * 8, height = em * 0.8f;
-  SameLineIfFits(width + em * 8);
-  ImGui::AlignTextToFramePadding();
-  ImGui::TextDisabled("%.2g", scale.is_log ? scale.WeightOf(0) : 0.0f);
-  ImGui::SameLine();
-  const ImVec2 at = ImGui::GetCursorScreenPos();
-  const float top = at.y + (ImGui::GetFrameHeight() - height) / 2;
-  for (int i = 0; i < kSteps; ++i) {
-    ImGui::GetWindowDrawList()->AddRectFilled(
-        {at.x + width * i / kSteps, top}, {at.x + width * (i + 1) / kSteps + (i + 1 < kSteps ? 1 : 0), top + height},
-        InkColor((i + 0.5) / kSteps, is_dark));
-  }
-  ImGui::Dummy({width, ImGui::GetFrameHeight()});
-  ImGui::SameLine();
-  ImGui::TextDisabled("%.3g", scale.highest);
-}
 
 void HeatmapPanel::Draw(PanelContext& context) {
   if (!HasTrace(context)) return;
@@ -186,7 +118,7 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
                   ImPlot::PlotToPixels(shown.token_end, shown.query_end));
     ImPlot::PopPlotClipRect();
   }
-  DrawBands(document.bands());
+  DrawBands(document.bands(), BandAxes::kBoth);
   if (const int marked = context.view.marked_token; marked >= 0) {
     ImPlot::PushPlotClipRect();
     const ImVec2 from = ImPlot::GetPlotPos(), at = ImPlot::PlotToPixels(marked + 0.5, marked + 0.5);
@@ -203,41 +135,6 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
     if (WasClicked()) MarkToken(context.view, static_cast<int>(std::floor(mouse.x)), document.num_tokens());
   }
   ImPlot::EndPlot();
-}
-
-// On both axes, with their names; over the map, so that they can be followed through it.
-void HeatmapPanel::DrawBands(const std::vector<LabelledBand>& bands, bool on_both_axes) {
-  const ImVec2 from = ImPlot::GetPlotPos(), size = ImPlot::GetPlotSize(), to{from.x + size.x, from.y + size.y};
-  const float line_height = ImGui::GetTextLineHeight();
-  ImDrawList* const draw = ImPlot::GetPlotDrawList();
-  ImPlot::PushPlotClipRect();
-  LabelLines top_lines, side_lines;
-  for (const LabelledBand& band : bands) {
-    const ImVec4 color = ImGui::ColorConvertU32ToFloat4(BandColor(band.kind));
-    const ImU32 line = ImGui::ColorConvertFloat4ToU32({color.x, color.y, color.z, 0.9f});
-    const ImU32 fill = ImGui::ColorConvertFloat4ToU32({color.x, color.y, color.z, 0.10f});
-    const ImVec2 begin = ImPlot::PlotToPixels(band.token_begin, band.token_begin),
-                 end = ImPlot::PlotToPixels(band.token_end, band.token_end);
-    draw->AddRectFilled({begin.x, from.y}, {std::max(end.x, begin.x + 1), to.y}, fill);
-    draw->AddLine({begin.x, from.y}, {begin.x, to.y}, line);
-    const float width = ImGui::CalcTextSize(band.kind.c_str()).x, x = std::min(begin.x + 4, to.x - width - 4);
-    if (begin.x < to.x && end.x > from.x) {
-      const float top = from.y + 4 + top_lines.LineFor(x, x + width + 6) * line_height;
-      if (!on_both_axes) {  // above the diagonal nothing disturbs a label; here it stands on the map
-        draw->AddRectFilled({x - 2, top}, {x + width + 2, top + line_height},
-                            (CurrentTheme().palette.surface & 0x00ffffff) | 0xd0000000);
-      }
-      draw->AddText({x, top}, line, band.kind.c_str());
-    }
-    if (!on_both_axes) continue;
-    draw->AddRectFilled({from.x, begin.y}, {to.x, std::max(end.y, begin.y + 1)}, fill);
-    draw->AddLine({from.x, begin.y}, {to.x, begin.y}, line);
-    if (begin.y < to.y && end.y > from.y) {
-      const int label_line = side_lines.LineFor(begin.y, begin.y + line_height);
-      draw->AddText({to.x - (width + 8) - label_line * line_height * 7, begin.y + 1}, line, band.kind.c_str());
-    }
-  }
-  ImPlot::PopPlotClipRect();
 }
 
 // The pair under the mouse, exactly.

@@ -116,7 +116,7 @@ void HeatmapPanel::DrawLines(PanelContext& context) {
     draw.AddLine({x, from.y}, {x, from.y + size.y}, CurrentTheme().palette.accent);
   }
   ImPlot::PopPlotClipRect();
-  DrawBands(document.bands(), /*on_both_axes=*/false);
+  DrawBands(document.bands(), BandAxes::kTokens);
   if (!is_layer) DrawKeptStrip(FollowedBits(context), context.is_dark);
   if (ImPlot::IsPlotHovered()) {
     const ImPlotPoint mouse = ImPlot::GetPlotMousePos();

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "viewer/export.h"
+#include "viewer/panel_parts.h"
 #include "viewer/panels.h"
 #include "viewer/theme.h"
 

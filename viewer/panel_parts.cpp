@@ -11,22 +11,141 @@
 #include "viewer/theme.h"
 
 namespace kvscope {
+namespace {
 
-void DrawTokenBands(const std::vector<LabelledBand>& bands, bool has_names) {
-  const ImVec2 from = ImPlot::GetPlotPos(), size = ImPlot::GetPlotSize();
+// Labels along an axis, each in the first line where it does not touch another.
+class LabelLines {
+ public:
+  // The line for a label that takes [begin, end).
+  int LineFor(float begin, float end) {
+    size_t line = 0;
+    while (line < ends_.size() && ends_[line] > begin) ++line;
+    if (line == ends_.size()) ends_.push_back(0);
+    ends_[line] = end;
+    return static_cast<int>(line);
+  }
+
+ private:
+  std::vector<float> ends_;
+};
+
+// A drag against the border of [0, tokens) would squeeze a run; it stays as long as it was.
+void KeepLength(int tokens, int length, int& begin, int& end) {
+  if (end - begin >= length - 1) return;  // rounding aside
+  if (begin == 0) {
+    end = std::min(tokens, length);
+  } else if (end == tokens) {
+    begin = std::max(0, tokens - length);
+  }
+}
+
+}  // namespace
+
+std::vector<std::shared_ptr<const Results>> PanelContext::ReadyResults() const {
+  std::vector<std::shared_ptr<const Results>> ready;
+  for (const auto& file : results) {
+    if (file->results()) ready.push_back(file->results());
+  }
+  return ready;
+}
+
+bool PanelContext::IsLoadingResults() const {
+  return std::ranges::any_of(results,
+                             [](const auto& file) { return file->state() == ResultsDocument::State::kLoading; });
+}
+
+void CentredText(const char* text) {
+  const float width = ImGui::GetContentRegionAvail().x, wrap = std::min(width * 0.9f, ImGui::GetFontSize() * 34);
+  const ImVec2 size = ImGui::CalcTextSize(text, nullptr, false, wrap);
+  ImGui::SetCursorPos({ImGui::GetCursorPosX() + std::max(0.0f, (width - size.x) / 2),
+                       ImGui::GetCursorPosY() + std::max(0.0f, (ImGui::GetContentRegionAvail().y - size.y) / 2.4f)});
+  ImGui::PushTextWrapPos(ImGui::GetCursorPosX() + wrap);
+  ImGui::TextDisabled("%s", text);
+  ImGui::PopTextWrapPos();
+}
+
+uint32_t BandColor(const std::string& kind) {
+  const Palette& palette = CurrentTheme().palette;
+  if (kind.starts_with("needle")) return palette.needle;
+  if (kind == "distractor") return palette.faint_ink;
+  return kind == "question" ? palette.series[0] : palette.series[2];
+}
+
+bool HasTrace(const PanelContext& context) {
+  if (!context.document) {
+    CentredText(context.is_opening ? "Opening ..."
+                                   : "Drop a trace here, or start with one: kvscope view run.kvtrace.h5");
+    return false;
+  }
+  switch (context.document->state()) {
+    case TraceDocument::State::kLoading:
+      CentredText(("Opening " + context.document->path() + " ...").c_str());
+      return false;
+    case TraceDocument::State::kFailed:
+      CentredText(context.document->failure().c_str());
+      return false;
+    case TraceDocument::State::kReady:
+      return true;
+  }
+  return false;
+}
+
+void SameLineIfFits(float width) {
+  const float gap = ImGui::GetFontSize() * 2;
+  const float room = ImGui::GetCursorScreenPos().x + ImGui::GetContentRegionAvail().x - ImGui::GetItemRectMax().x;
+  if (room > gap + width) ImGui::SameLine(0, gap);
+}
+
+void DrawLegend(const WeightScale& scale, bool is_dark) {
+  constexpr int kSteps = 64;
+  const float em = ImGui::GetFontSize(), width = em * 8, height = em * 0.8f;
+  SameLineIfFits(width + em * 8);
+  ImGui::AlignTextToFramePadding();
+  ImGui::TextDisabled("%.2g", scale.is_log ? scale.WeightOf(0) : 0.0f);
+  ImGui::SameLine();
+  const ImVec2 at = ImGui::GetCursorScreenPos();
+  const float top = at.y + (ImGui::GetFrameHeight() - height) / 2;
+  for (int i = 0; i < kSteps; ++i) {
+    ImGui::GetWindowDrawList()->AddRectFilled(
+        {at.x + width * i / kSteps, top}, {at.x + width * (i + 1) / kSteps + (i + 1 < kSteps ? 1 : 0), top + height},
+        InkColor((i + 0.5) / kSteps, is_dark));
+  }
+  ImGui::Dummy({width, ImGui::GetFrameHeight()});
+  ImGui::SameLine();
+  ImGui::TextDisabled("%.3g", scale.highest);
+}
+
+void DrawBands(const std::vector<LabelledBand>& bands, BandAxes axes, bool has_names) {
+  const bool on_both_axes = axes == BandAxes::kBoth;
+  const ImVec2 from = ImPlot::GetPlotPos(), size = ImPlot::GetPlotSize(), to{from.x + size.x, from.y + size.y};
+  const float line_height = ImGui::GetTextLineHeight();
   ImDrawList* const draw = ImPlot::GetPlotDrawList();
   ImPlot::PushPlotClipRect();
-  float free_from = from.x;
+  LabelLines top_lines, side_lines;
   for (const LabelledBand& band : bands) {
-    const float left = ImPlot::PlotToPixels(band.token_begin, 0).x, right = ImPlot::PlotToPixels(band.token_end, 0).x;
-    const ImU32 color = BandColor(band.kind) & 0x00ffffff;
-    draw->AddRectFilled({left, from.y}, {std::max(right, left + 1), from.y + size.y}, color | 0x30000000);
-    draw->AddLine({left, from.y}, {left, from.y + size.y}, color | 0xb0000000);
-    const float width = ImGui::CalcTextSize(band.kind.c_str()).x;
-    const float at = std::min(left + 3, from.x + size.x - width - 3);
-    if (!has_names || right < from.x || left > from.x + size.x || at < free_from) continue;
-    draw->AddText({at, from.y + 2}, color | 0xff000000, band.kind.c_str());
-    free_from = at + width + 6;
+    const ImVec4 color = ImGui::ColorConvertU32ToFloat4(BandColor(band.kind));
+    const ImU32 line = ImGui::ColorConvertFloat4ToU32({color.x, color.y, color.z, 0.9f});
+    const ImU32 fill = ImGui::ColorConvertFloat4ToU32({color.x, color.y, color.z, 0.10f});
+    const ImVec2 begin = ImPlot::PlotToPixels(band.token_begin, band.token_begin),
+                 end = ImPlot::PlotToPixels(band.token_end, band.token_end);
+    draw->AddRectFilled({begin.x, from.y}, {std::max(end.x, begin.x + 1), to.y}, fill);
+    draw->AddLine({begin.x, from.y}, {begin.x, to.y}, line);
+    const float width = ImGui::CalcTextSize(band.kind.c_str()).x, x = std::min(begin.x + 4, to.x - width - 4);
+    if (has_names && begin.x < to.x && end.x > from.x) {
+      const float top = from.y + 4 + top_lines.LineFor(x, x + width + 6) * line_height;
+      if (!on_both_axes) {  // above the diagonal nothing disturbs a label; here it stands on the map
+        draw->AddRectFilled({x - 2, top}, {x + width + 2, top + line_height},
+                            (CurrentTheme().palette.surface & 0x00ffffff) | 0xd0000000);
+      }
+      draw->AddText({x, top}, line, band.kind.c_str());
+    }
+    if (!on_both_axes) continue;
+    draw->AddRectFilled({from.x, begin.y}, {to.x, std::max(end.y, begin.y + 1)}, fill);
+    draw->AddLine({from.x, begin.y}, {to.x, begin.y}, line);
+    if (has_names && begin.y < to.y && end.y > from.y) {
+      const int label_line = side_lines.LineFor(begin.y, begin.y + line_height);
+      draw->AddText({to.x - (width + 8) - label_line * line_height * 7, begin.y + 1}, line, band.kind.c_str());
+    }
   }
   ImPlot::PopPlotClipRect();
 }
@@ -103,6 +222,23 @@ bool WasClicked() {
   constexpr float kFarthest = 4;  // pixels
   return ImGui::IsMouseReleased(ImGuiMouseButton_Left) &&
          ImGui::GetIO().MouseDragMaxDistanceSqr[ImGuiMouseButton_Left] < kFarthest * kFarthest;
+}
+
+MapWindow FollowMouse(const TraceDocument& document, const MapWindow& before, bool has_queries, ViewState& view) {
+  const ImPlotRect limits = ImPlot::GetPlotLimits();
+  ViewState seen;
+  seen.window = {static_cast<int>(std::floor(limits.Y.Min)), static_cast<int>(std::ceil(limits.Y.Max)),
+                 static_cast<int>(std::floor(limits.X.Min)), static_cast<int>(std::ceil(limits.X.Max))};
+  if (!has_queries) seen.window.query_begin = before.query_begin, seen.window.query_end = before.query_end;
+  const MapWindow in_plot = WindowOf(document, seen);
+  MapWindow window = in_plot;
+  if (ImGui::IsMouseDown(ImGuiMouseButton_Left)) {
+    const int tokens = document.num_tokens();
+    KeepLength(tokens, before.query_end - before.query_begin, window.query_begin, window.query_end);
+    KeepLength(tokens, before.token_end - before.token_begin, window.token_begin, window.token_end);
+  }
+  view.window = window == WindowOf(document, ViewState{}) ? MapWindow{} : window;
+  return in_plot;
 }
 
 }  // namespace kvscope

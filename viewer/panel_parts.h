@@ -10,9 +10,21 @@
 
 namespace kvscope {
 
-// Inside ImPlot::BeginPlot: needle, question, answer along the token axis, behind the data; with their names or
-// without.
-void DrawTokenBands(const std::vector<LabelledBand>& bands, bool has_names);
+// For a panel that needs a trace: draws why there is none to show and returns false.
+bool HasTrace(const PanelContext& context);
+void CentredText(const char* text);
+
+// One colour a kind of band, the same in every panel; 0xAABBGGRR.
+uint32_t BandColor(const std::string& kind);
+
+// Goes on beside the last item, or on a new line where `width` more does not fit.
+void SameLineIfFits(float width);
+// What an ink means, as a strip with its ends.
+void DrawLegend(const WeightScale& scale, bool is_dark);
+
+// Inside ImPlot::BeginPlot: needle, question, answer along the token axis, or along both of a map of queries by tokens.
+enum class BandAxes { kTokens, kBoth };
+void DrawBands(const std::vector<LabelledBand>& bands, BandAxes axes, bool has_names = true);
 
 // A line down the plot at a token; -1: none.
 void DrawTokenMark(int token);

@@ -124,7 +124,7 @@ void PoliciesPanel::Draw(PanelContext& context) {
   if (view.policies.empty()) return CentredText("No policy is under trial. Add one above.");
   view.policy_index = std::clamp(view.policy_index, 0, static_cast<int>(view.policies.size()) - 1);
   const auto count = static_cast<int>(view.policies.size());
-  const float em = ImGui::GetFontSize(), below = std::max(em * 11, ImGui::GetContentRegionAvail().y * 0.27f);
+  const float em = ImGui::GetFontSize(), below = std::max(em * 9, ImGui::GetContentRegionAvail().y * 0.27f);
   if (ImGui::BeginChild("columns", {0, -below})) {
     int removed = -1;
     if (ImGui::BeginTable("policies", count, ImGuiTableFlags_SizingStretchSame | ImGuiTableFlags_BordersInnerV)) {
@@ -179,7 +179,7 @@ void PoliciesPanel::DrawToolbar(PanelContext& context) {
   }
   ImGui::SameLine();
   ImGui::TextDisabled("after decode step %d", view.step);
-  ImGui::SameLine(0, em * 2);
+  SameLineIfFits(em * 14);
   DrawLegend(view.kept_map, context.is_dark);
 }
 
@@ -376,7 +376,7 @@ void PoliciesPanel::DrawMap(PanelContext& context, int index, float height) {
   column.map.Draw(*ImPlot::GetPlotDrawList(), ImPlot::PlotToPixels(0, 0),
                   ImPlot::PlotToPixels(map.num_tokens, map.rows));
   ImPlot::PopPlotClipRect();
-  DrawTokenBands(context.document->bands(), index == 0);
+  DrawBands(context.document->bands(), BandAxes::kTokens, index == 0 && height > ImGui::GetFontSize() * 12);
   DrawTokenMark(context.view.marked_token);
   if (ImPlot::IsPlotHovered()) {
     const ImPlotPoint mouse = ImPlot::GetPlotMousePos();

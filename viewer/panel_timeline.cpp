@@ -127,7 +127,7 @@ void TimelinePanel::DrawRow(PanelContext& context, int query, float height) {
   ImPlot::SetupAxisScale(ImAxis_Y1, ImPlotScale_Log10);
   ImPlot::SetupAxesLimits(0, document.num_tokens(), kLeastWeight, 1, ImPlotCond_Once);
   ImPlot::SetupFinish();
-  DrawTokenBands(document.bands(), false);
+  DrawBands(document.bands(), BandAxes::kTokens, false);
   const double bar_width = static_cast<double>(count) / static_cast<double>(xs.size());
   ImPlotSpec spec;
   spec.FillColor = spec.LineColor = ImGui::ColorConvertU32ToFloat4(CurrentTheme().palette.accent);

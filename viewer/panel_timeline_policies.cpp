@@ -67,11 +67,11 @@ void TimelinePanel::DrawActions(const PanelContext& context, int query) {
 void TimelinePanel::DrawPolicies(PanelContext& context) {
   ImGui::SetNextItemWidth(ImGui::GetFontSize() * 9);
   ImGui::Combo("##quantity", &quantity_, kQuantities, IM_ARRAYSIZE(kQuantities));
-  ImGui::SameLine();
-  ImGui::TextDisabled("after each query since the decision; step 0 feeds back the first answer token");
+  if (ImGui::IsItemHovered())
+    ImGui::SetTooltip("after each query since the decision; step 0 feeds back the first answer token");
   if (!ImPlot::BeginPlot("##policies", {-1, -1}, ImPlotFlags_NoTitle | ImPlotFlags_NoMenus | ImPlotFlags_NoBoxSelect))
     return;
-  ImPlot::SetupAxes("step", nullptr, ImPlotAxisFlags_NoGridLines, ImPlotAxisFlags_AutoFit);
+  ImPlot::SetupAxes(nullptr, nullptr, ImPlotAxisFlags_NoGridLines, ImPlotAxisFlags_AutoFit);
   const int prompt_tokens = context.document->reader().info().prompt_tokens;
   const auto num_steps = static_cast<int>(context.document->reader().steps().size());
   int first_step = 0;

@@ -30,9 +30,6 @@
 
 namespace kvscope {
 
-// One colour a kind of band, the same in every panel; 0xAABBGGRR.
-uint32_t BandColor(const std::string& kind);
-
 struct PanelContext {
   TraceDocument* document = nullptr;  // null: no file is open
   ViewState& view;
@@ -62,10 +59,6 @@ class Panel {
     return "";
   }
 };
-
-// For a panel that needs a trace: draws why there is none to show and returns false.
-bool HasTrace(const PanelContext& context);
-void CentredText(const char* text);
 
 class RunPanel final : public Panel {
  public:
@@ -122,11 +115,6 @@ class TimelinePanel final : public Panel {
   int quantity_ = 0;  // of the policies, over steps
 };
 
-// Goes on beside the last item, or on a new line where `width` more does not fit.
-void SameLineIfFits(float width);
-// What an ink means, as a strip with its ends.
-void DrawLegend(const WeightScale& scale, bool is_dark);
-
 class HeatmapPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
@@ -136,7 +124,6 @@ class HeatmapPanel final : public Panel {
   std::string CsvOfLines(const PanelContext& context) const;
   void DrawControls(PanelContext& context);
   void DrawMap(PanelContext& context);
-  void DrawBands(const std::vector<LabelledBand>& bands, bool on_both_axes = true);
   void DrawHover(const PanelContext& context, int query, int token);
   // Token x layer and token x step (panel_heatmap_lines.cpp).
   void DrawKind(PanelContext& context);
