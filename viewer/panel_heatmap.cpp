@@ -36,34 +36,7 @@ void StoredSlider(const char* label, int& index, const std::vector<int>& numbers
   ImGui::SameLine();
 }
 
-// A drag against the border of [0, tokens) would squeeze a run; it stays as long as it was.
-void KeepLength(int tokens, int length, int& begin, int& end) {
-  if (end - begin >= length - 1) return;  // rounding aside
-  if (begin == 0) {
-    end = std::min(tokens, length);
-  } else if (end == tokens) {
-    begin = std::max(0, tokens - length);
-  }
-}
-
 }  // namespace
-
-MapWindow FollowMouse(const TraceDocument& document, const MapWindow& before, bool has_queries, ViewState& view) {
-  const ImPlotRect limits = ImPlot::GetPlotLimits();
-  ViewState seen;
-  seen.window = {static_cast<int>(std::floor(limits.Y.Min)), static_cast<int>(std::ceil(limits.Y.Max)),
-                 static_cast<int>(std::floor(limits.X.Min)), static_cast<int>(std::ceil(limits.X.Max))};
-  if (!has_queries) seen.window.query_begin = before.query_begin, seen.window.query_end = before.query_end;
-  const MapWindow in_plot = WindowOf(document, seen);
-  MapWindow window = in_plot;
-  if (ImGui::IsMouseDown(ImGuiMouseButton_Left)) {
-    const int tokens = document.num_tokens();
-    KeepLength(tokens, before.query_end - before.query_begin, window.query_begin, window.query_end);
-    KeepLength(tokens, before.token_end - before.token_begin, window.token_begin, window.token_end);
-  }
-  view.window = window == WindowOf(document, ViewState{}) ? MapWindow{} : window;
-  return in_plot;
-}
 
 void HeatmapPanel::Draw(PanelContext& context) {
   if (!HasTrace(context)) return;
