@@ -88,6 +88,7 @@ void HeatmapPanel::DrawMap(PanelContext& context) {
   if (!document.kv_head_failure().empty()) return CentredText(document.kv_head_failure().c_str());
   if (document.num_tokens() == 0) return CentredText("No tokens yet.");
   if (document.reader().q_token(context.view.layer_index).empty()) return CentredText("No queries were written yet.");
+  relevance_.Update(document, context.view, document.Askers(), context.jobs);
   const MapWindow window = WindowOf(document, context.view);
   const ImPlotAxisFlags axis = ImPlotAxisFlags_NoGridLines | ImPlotAxisFlags_NoHighlight;
   if (!ImPlot::BeginPlot("##map", {-1, -1}, ImPlotFlags_CanvasOnly)) return;
@@ -150,6 +151,9 @@ void HeatmapPanel::DrawHover(const PanelContext& context, int query, int token) 
     ImGui::TextDisabled("which comes later");
   } else if (const std::optional<float> weight = model_.WeightOf(query, token)) {
     ImGui::Text("weight %.4g", *weight);
+    if (token < std::ssize(relevance_.weights()))
+      ImGui::Text("relevance %.4g, the token's mean weight from %s", relevance_.weights()[token],
+                  document.AskersText().c_str());
   }
   DrawKeptText(context, token);
   ImGui::EndTooltip();

@@ -15,24 +15,13 @@
 #include "viewer/theme.h"
 
 namespace kvscope {
-namespace {
-
-constexpr int kLastRows = 32;  // that ask when no question or answer is marked
-
-std::vector<TokenBand> AskersOf(const TraceDocument& document) {
-  std::vector<TokenBand> askers = document.BandsOf({"question", "answer"});
-  if (askers.empty()) askers.push_back({std::max(0, document.num_tokens() - kLastRows), document.num_tokens()});
-  return askers;
-}
-
-}  // namespace
 
 void TextPanel::Draw(PanelContext& context) {
   if (!HasTrace(context)) return;
   TraceDocument& document = *context.document;
   if (document.num_tokens() == 0) return CentredText("No tokens yet.");
   const std::vector<LayerInfo>& layers = document.reader().info().layers;
-  if (!layers.empty()) relevance_.Update(document, context.view, AskersOf(document), context.jobs);
+  if (!layers.empty()) relevance_.Update(document, context.view, document.Askers(), context.jobs);
 
   ImGui::SetNextItemWidth(ImGui::GetFontSize() * 14);
   if (context.command == Command::kSearch) ImGui::SetKeyboardFocusHere();
@@ -63,7 +52,8 @@ void TextPanel::Draw(PanelContext& context) {
     const LayerInfo& layer = layers[context.view.layer_index];
     ImGui::TextDisabled("what layer %d, head %d gives each token from %s, up to %.3g", layer.layer,
                         layer.heads[context.view.head_index],
-                        relevance_.is_of_all_queries() ? "all queries" : "question and answer", relevance_.highest());
+                        relevance_.is_of_all_queries() ? "all queries" : document.AskersText().c_str(),
+                        relevance_.highest());
   }
   if (ImGui::BeginChild("tokens")) DrawTokens(context);
   ImGui::EndChild();

@@ -131,6 +131,7 @@ class HeatmapPanel final : public Panel {
   void DrawLineHover(const PanelContext& context, int line, int token);
 
   HeatmapModel model_;
+  TokenWeights relevance_{"heatmap relevance"};
   MapWindow in_plot_;  // what its axes show
   Texture texture_;
   int shown_generation_ = 0;

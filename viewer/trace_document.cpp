@@ -73,6 +73,16 @@ std::vector<TokenBand> TraceDocument::BandsOf(std::initializer_list<std::string_
   return found;
 }
 
+std::vector<TokenBand> TraceDocument::Askers() const {
+  std::vector<TokenBand> askers = BandsOf({"question", "answer"});
+  if (askers.empty()) askers.push_back({std::max(0, num_tokens() - kLastRows), num_tokens()});
+  return askers;
+}
+
+std::string TraceDocument::AskersText() const {
+  return BandsOf({"question", "answer"}).empty() ? StrCat("the last ", kLastRows, " queries") : "question and answer";
+}
+
 void TraceDocument::Follow() {
   if (state_ != State::kReady || !is_growing() || !jobs_.IsIdle()) return;  // jobs read what Refresh would change
   try {

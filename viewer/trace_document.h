@@ -38,6 +38,10 @@ class TraceDocument {
   const TraceReader& reader() const { return *reader_; }
   const std::vector<LabelledBand>& bands() const { return bands_; }  // by their first token
   std::vector<TokenBand> BandsOf(std::initializer_list<std::string_view> kinds) const;
+  // The queries whose weights are a token's relevance: question and answer, without either the last kLastRows.
+  std::vector<TokenBand> Askers() const;
+  std::string AskersText() const;  // "question and answer", "the last 32 queries"
+  static constexpr int kLastRows = 32;
   int num_tokens() const { return static_cast<int>(reader_->tokens().ids.size()); }
   bool is_growing() const { return reader_->status() == TraceStatus::kRecording; }
   const std::vector<SummaryLine>& facts() const { return facts_; }
