@@ -50,8 +50,7 @@ std::vector<TokenLoss> CacheHistory::LossesUntil(int layer_index, int kv_head, s
     if (token >= decision || std::ranges::binary_search(keep, token)) continue;
     TokenLoss loss{token, decision - 1, true, {}};
     const auto place = std::ranges::lower_bound(watched, token);
-    if (place != watched.end() && *place == token && !plan_->watched_rank.empty())
-      loss.rank = plan_->watched_rank[first + (place - watched.begin())];
+    if (place != watched.end() && *place == token) loss.rank = plan_->watched_rank[first + (place - watched.begin())];
     losses.push_back(loss);
   }
   for (const CacheAction& action : OfLayer(layer_index)) {

@@ -36,7 +36,6 @@ class CacheHistory {
   // Those of these tokens (ascending) that a KV head lost up to a query. Ranks of the decision are known of the tokens
   // that the plan watched.
   std::vector<TokenLoss> LossesUntil(int layer_index, int kv_head, std::span<const int> tokens, int query_token) const;
-  bool is_empty() const { return actions_.empty(); }
 
  private:
   std::shared_ptr<const Plan> plan_;

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,8 +51,8 @@ struct Plan {
   Budgets budgets;                  // [layer][kv_head] entries
   std::vector<LayerPlan> layers;    // [layer], slots are tokens
   std::vector<int> watched_tokens;  // ascending
-  // [layer, kv_head, watched token] where the decision found it; empty: the policy ranks nothing.
-  std::vector<EntryRank> watched_rank;
+  // [layer, kv_head, watched token] where the decision found it; absent: it was not there yet, or nothing is ranked.
+  std::vector<std::optional<EntryRank>> watched_rank;
 
   CacheRules RulesOf(int layer_index) const;
   std::unique_ptr<LayerCache> MakeCache(int layer_index, float scale) const;

@@ -176,7 +176,8 @@ class LayerEvaluation {
   // Of the present block of queries.
   int begin_ = 0, block_ = 0;
   std::shared_ptr<const FullRows> full_;
-  std::vector<float> ones_;  // [tokens]
+  std::shared_ptr<FullRows> own_;  // its memory, used again where nobody keeps it
+  std::vector<float> ones_;        // [tokens]
   std::vector<float> out_;
 };
 
@@ -257,13 +258,13 @@ void LayerEvaluation::AttendFully() {
   full_ = kept ? kept->Find(layer_index_, first_token_ + begin_, block_) : nullptr;
   if (full_) return;
   const int num_heads = shape_.num_heads, dim_v = shape_.head_dim_v;
-  const auto full = std::make_shared<FullRows>();
+  if (kept || !own_) own_ = std::make_shared<FullRows>();
+  const std::shared_ptr<FullRows> full = own_;
   full_ = full;
   const size_t num_rows = static_cast<size_t>(num_heads) * block_;
   full->weights.resize(num_rows * stride_);
   full->out.resize(num_rows * dim_v);
   full->weight_sum.resize(num_rows);
-  full->needle_weight.resize(num_rows);
   full->top.resize(num_rows);
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const int64_t first_head = int64_t{kv_head} * group_;
@@ -290,7 +291,6 @@ void LayerEvaluation::AttendFully() {
                            "; the trace is damaged, see kvscope verify"));
       }
       full->top[index] = TopTokens(row, options_.top_k);
-      for (const int token : options_.needle_tokens) full->needle_weight[index] += row[token];
     }
   }
   if (kept) kept->Keep(layer_index_, first_token_ + begin_, block_, full_);
@@ -318,7 +318,8 @@ void LayerEvaluation::Measure(size_t plan, int query, const float* out, int64_t 
       metrics.error_head[head] += error, metrics.error_query[plan_query] += error;
       if (!full_->top[index].empty())
         metrics.overlap_head[head] += seen / static_cast<double>(full_->top[index].size());
-      if (IsAnswer(query)) metrics.full_needle_weight_head[head] += full_->needle_weight[index];
+      for (const int token : options_.needle_tokens)
+        metrics.full_needle_weight_head[head] += IsAnswer(query) ? full[token] : 0.0f;
     }
     if (num_needle > 0) {
       double kept = 0, bits = 0;

@@ -139,13 +139,12 @@ Plan Decide(const SeenPolicy& seen, const BudgetSpec& budget, const std::vector<
     CheckLayer(plan, layer);
     for (size_t kv_head = 0; kv_head < priority.size(); ++kv_head) {
       for (const int token : watched_tokens) {
-        if (token >= std::ssize(priority[kv_head])) continue;
-        plan.watched_rank.push_back(*RankOf(priority[kv_head], token, plan.layers[layer][kv_head].keep));
+        const bool is_there = token < std::ssize(priority[kv_head]);
+        plan.watched_rank.push_back(is_there ? RankOf(priority[kv_head], token, plan.layers[layer][kv_head].keep)
+                                             : std::nullopt);
       }
     }
   }
-  const size_t watched = plan.shape.num_layers * priority.size() * watched_tokens.size();
-  if (plan.watched_rank.size() < watched) plan.watched_rank.clear();
   if (plan.SpendsBits()) CheckBytes(plan);
   return plan;
 }
@@ -278,12 +277,14 @@ std::vector<SeenPolicy> ShowTrace(const TraceSource& source, const std::vector<P
 std::vector<Plan> MakePlans(const TraceSource& source, const std::vector<PlanRequest>& requests,
                             const PlanOptions& options) {
   // Those that differ in the budget only look at the trace once.
-  std::map<std::tuple<std::string, int, int, int>, size_t> seen_from_key;
+  std::map<std::tuple<std::string, int, int, int, int>, size_t> seen_from_key;
   std::vector<PlanRequest> different;
   std::vector<size_t> seen_from_request;
   for (const PlanRequest& request : requests) {
-    const auto [found, is_new] = seen_from_key.try_emplace(
-        {request.spec.text, request.FirstDecision(), request.guards.sinks, request.guards.recent}, different.size());
+    const auto [found, is_new] =
+        seen_from_key.try_emplace({request.spec.text, request.FirstDecision(), request.decision_token,
+                                   request.guards.sinks, request.guards.recent},
+                                  different.size());
     if (is_new) different.push_back(request);
     seen_from_request.push_back(found->second);
   }

@@ -17,10 +17,9 @@ struct FullRows {
   std::vector<double> weight_sum;     // [head, block]
   std::vector<float> out;             // [head, block, head_dim_v]
   std::vector<std::vector<int>> top;  // [head, block] the tokens of the largest weights
-  std::vector<double> needle_weight;  // [head, block]
 };
 
-// Serves calls with the same top_k and the same needle. Thread-safe; the first blocks that fit stay.
+// Serves calls with the same top_k. Thread-safe; the first blocks that fit stay.
 class FullRowsCache {
  public:
   explicit FullRowsCache(int64_t max_bytes) : bytes_left_(max_bytes) {}

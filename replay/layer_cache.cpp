@@ -276,13 +276,16 @@ void LayerCache::Apply(const LayerPlan& plan, const Policy& policy, int query_to
     const std::span<const uint8_t> bits_now = BitsFromSlot(kv_head);
     const bool keeps_bits = bits.empty() || bits_now.empty();
     if (keep.size() == head.token_from_slot.size() && (keeps_bits || std::ranges::equal(bits, bits_now))) continue;
+    const std::span<const float> priority =
+        action_log_ ? policy.Priority(layer_index_, kv_head) : std::span<const float>{};
+    KVSCOPE_CHECK(priority.empty() || priority.size() == head.token_from_slot.size());
     size_t kept = 0;
     for (size_t slot = 0; slot < head.token_from_slot.size(); ++slot) {
       const int token = head.token_from_slot[slot];
       const bool stays = kept < keep.size() && keep[kept] == static_cast<int>(slot);
       if (action_log_ && !stays) {
-        action_log_->push_back({query_token, layer_index_, kv_head, token, 0,
-                                RankOf(policy.Priority(layer_index_, kv_head), static_cast<int>(slot), keep)});
+        action_log_->push_back(
+            {query_token, layer_index_, kv_head, token, 0, RankOf(priority, static_cast<int>(slot), keep)});
       }
       if (!stays) continue;
       if (action_log_ && !keeps_bits && bits[kept] != bits_now[slot]) {

@@ -63,6 +63,7 @@ struct EntryRank {
   float priority = 0, lowest_kept = 0;  // of those that stayed
   int num_before = 0;                   // entries ranked before it; ties: the lower token comes first
 };
+// slot: at the decision, the token.
 std::optional<EntryRank> RankOf(std::span<const float> priority, int slot, std::span<const int> keep);
 
 // One change of a cache, for the viewer and for ledgers.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdio>
@@ -18,6 +19,8 @@
 
 namespace kvscope {
 namespace {
+
+constexpr int kMaking = 1;  // raise it when weight_map.h makes other cells of the same trace
 
 namespace fs = std::filesystem;
 static_assert(std::endian::native == std::endian::little);
@@ -55,7 +58,8 @@ std::optional<std::string> ReadAll(const std::string& path, size_t least, size_t
 
 // All of it under its name, or nothing.
 void WriteAll(const std::string& path, const std::string& bytes) {
-  const std::string part = StrCat(path, ".", getpid(), ".part");
+  static std::atomic<int> num_written{0};  // two caches of one process may write the same map
+  const std::string part = StrCat(path, ".", getpid(), ".", num_written++, ".part");
   std::error_code ignored;
   fs::remove(part, ignored);
   std::FILE* const file = std::fopen(part.c_str(), "wbx");  // x: not through a link that someone left there
@@ -76,7 +80,7 @@ int64_t MemoryBytes(const WeightCells& map) {
 }  // namespace
 
 MapCache::MapCache(const std::string& trace_path, const std::string& identity)
-    : folder_(trace_path + ".maps"), identity_(DigestOf(identity)) {}
+    : folder_(trace_path + ".maps"), identity_(DigestOf(StrCat(identity, "\n", kMaking))) {}
 
 std::string MapCache::PathOf(int layer, int head) const {
   return StrCat(folder_, "/layer-", layer, "-head-", head, ".map");
@@ -146,7 +150,8 @@ void MapCache::MakeRoom(int64_t bytes) const {
   };
   std::vector<File> files;
   std::error_code failure;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder_, failure)) {
+  for (fs::directory_iterator place(folder_, failure), end; !failure && place != end; place.increment(failure)) {
+    const fs::directory_entry& entry = *place;
     const std::string name = entry.path().filename().string();
     const bool is_ours = name.starts_with("layer-") && (name.ends_with(".map") || name.ends_with(".part"));
     if (!is_ours || entry.symlink_status(failure).type() != fs::file_type::regular) continue;

@@ -150,9 +150,10 @@ void AddNeedleArrays(const Plan& plan, const std::vector<int>& needle_tokens, st
                                          [](const NamedArray& array) { return array.name == "needle_retention"; });
   if (!has_retention) arrays.push_back(std::move(retention));
   arrays.push_back(std::move(bits));
-  if (plan.watched_rank.empty()) return;
+  const auto is_ranked = [](const std::optional<EntryRank>& rank) { return rank.has_value(); };
+  if (!std::ranges::all_of(plan.watched_rank, is_ranked)) return;
   NamedArray ranks{"needle_rank", {"layer", "kv_head", "needle_token"}, {num_layers, num_kv_heads, count}, {}};
-  for (const EntryRank& rank : plan.watched_rank) ranks.values.push_back(static_cast<float>(rank.num_before));
+  for (const auto& rank : plan.watched_rank) ranks.values.push_back(static_cast<float>(rank->num_before));
   arrays.push_back(std::move(ranks));
 }
 

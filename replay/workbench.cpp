@@ -15,6 +15,14 @@ int64_t BytesOf(const KvHeadData& data) {
                               data.lse.size() * sizeof(float));
 }
 
+int64_t BytesOf(const std::vector<LayerEvidence>& layers) {
+  int64_t bytes = 0;
+  for (const LayerEvidence& layer : layers) {
+    for (const auto& [spec, values] : layer.statistics) bytes += static_cast<int64_t>(values.size() * sizeof(float));
+  }
+  return bytes;
+}
+
 bool IsSame(const PlanRequest& a, const PlanRequest& b) {
   return a.spec.text == b.spec.text && a.decision_token == b.decision_token && a.guards.sinks == b.guards.sinks &&
          a.guards.recent == b.guards.recent;
@@ -57,29 +65,36 @@ std::vector<int> Workbench::NeedleBefore(int decision_token) const {
   return NeedleTokens(source_->info(), decision_token);
 }
 
-std::shared_ptr<const Plan> Workbench::Decide(const PlanRequest& request, const std::vector<int>& watched_tokens) {
+std::shared_ptr<const Plan> Workbench::Decide(const PlanRequest& request, const std::vector<int>& watched_tokens,
+                                              const std::atomic<bool>& is_cancelled) {
   if (const std::string reason = WhyRefused(*source_, request); !reason.empty())
     throw Error(StrCat("policy '", request.spec.text, "': ", reason));
-  SeenPolicy seen;
-  {
-    const std::lock_guard lock(mutex_);
-    auto found = std::ranges::find_if(seen_, [&](const SeenPolicy& one) { return IsSame(one.request, request); });
-    if (found == seen_.end()) {
-      const ModelShape shape = ShapeOf(source_->info());
-      const size_t num_statistics = known_.empty() ? 0 : known_[0].statistics.size();
-      const auto bytes = static_cast<int64_t>(num_statistics * sizeof(float)) * shape.num_layers * shape.num_heads *
-                         request.decision_token;
-      if (bytes > kStatisticBytes) known_.clear();
+  std::optional<SeenPolicy> seen = FindSeen(request);
+  if (!seen) {
+    const std::lock_guard pass_lock(pass_mutex_);
+    seen = FindSeen(request);  // another thread may have shown it meanwhile
+    if (!seen) {
       PlanOptions options;
       options.known = &known_;
-      seen_.push_front(ShowTrace(*source_, {request}, options).at(0));
+      options.is_cancelled = &is_cancelled;
+      std::vector<SeenPolicy> shown = ShowTrace(*source_, {request}, options);
+      if (BytesOf(known_) > kStatisticBytes) known_.clear();
+      if (shown.empty()) throw Error("cancelled");
+      seen = shown[0];
+      const std::lock_guard lock(seen_mutex_);
+      seen_.push_front(std::move(shown[0]));
       if (seen_.size() > kMostSeen) seen_.pop_back();
-    } else {
-      seen_.splice(seen_.begin(), seen_, found);
     }
-    seen = seen_.front();
   }
-  return std::make_shared<const Plan>(kvscope::Decide(seen, request.budget, watched_tokens));
+  return std::make_shared<const Plan>(kvscope::Decide(*seen, request.budget, watched_tokens));
+}
+
+std::optional<SeenPolicy> Workbench::FindSeen(const PlanRequest& request) {
+  const std::lock_guard lock(seen_mutex_);
+  const auto found = std::ranges::find_if(seen_, [&](const SeenPolicy& one) { return IsSame(one.request, request); });
+  if (found == seen_.end()) return std::nullopt;
+  seen_.splice(seen_.begin(), seen_, found);
+  return seen_.front();
 }
 
 std::optional<Trial> Workbench::Measure(std::shared_ptr<const Plan> plan, const std::atomic<bool>& is_cancelled) const {

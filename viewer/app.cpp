@@ -89,8 +89,10 @@ void App::Open(std::vector<std::string> paths) {
 
 void App::OpenTrace(const std::string& path) {
   ListTrace(path);
-  const auto found = std::ranges::find(documents_, AbsolutePath(path),
-                                       [](const auto& document) { return AbsolutePath(document->path()); });
+  // One that failed may be there by now.
+  const auto found = std::ranges::find_if(documents_, [&](const auto& document) {
+    return document->state() != TraceDocument::State::kFailed && AbsolutePath(document->path()) == AbsolutePath(path);
+  });
   view_.document_index = static_cast<int>(found - documents_.begin());
   if (found == documents_.end()) documents_.push_back(std::make_unique<TraceDocument>(path, jobs_));
 }
@@ -134,6 +136,7 @@ void App::ChooseAskedFor() {
       for (const LayerInfo& layer : layers) stored.push_back(layer.layer);
       view_.layer_index = IndexOf(*options_.layer, stored, "layer");
     }
+    view_.layer_index = std::clamp(view_.layer_index, 0, std::max(0, static_cast<int>(layers.size()) - 1));
     if (options_.head && !layers.empty())
       view_.head_index = IndexOf(*options_.head, layers[view_.layer_index].heads, "head");
   } catch (const Error& error) {
@@ -165,7 +168,8 @@ void App::Draw() {
     next_follow_ = ImGui::GetTime() + kFollowSecs;
   }
   if (!failure_.empty()) DrawFailure();
-  if (view_.follows_policies && current() && current()->state() == TraceDocument::State::kReady)
+  if (view_.follows_policies && current() && current()->state() == TraceDocument::State::kReady &&
+      policies_.MayReplay(*current()))
     policies_.Update(*current(), view_, jobs_);
   if (options_.only_panel.empty()) return DrawWindow();
   const ImGuiViewport* const viewport = ImGui::GetMainViewport();

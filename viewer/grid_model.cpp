@@ -25,6 +25,8 @@ size_t PlaceOf(double value, const std::vector<double>& values) {
   return static_cast<size_t>(std::ranges::lower_bound(values, value) - values.begin());
 }
 
+constexpr size_t kMostCells = 10'000;
+
 std::string NumberField(double value) {
   return std::isfinite(value) ? StrCat(value) : "";
 }
@@ -141,7 +143,7 @@ GridModel::Facts GridModel::ReadFacts(const std::string& path, bool must_exist) 
                  .path = path,
                  .context = TaskNumber(info.task, "context").value_or(info.prompt_tokens),
                  .depth = *depth,
-                 .answer_score = trace->answer().score};
+                 .answer_score = std::isfinite(trace->answer().score) ? trace->answer().score : NAN};
   } catch (const Error& error) {
     facts.failure = error.what();
   }
@@ -228,6 +230,13 @@ void GridModel::Gather() {
       run.retention = replayed->second.retention;
       if (!replayed->second.failure.empty()) failures_.push_back(replayed->second.failure);
     }
+  }
+  std::set<double> contexts, depths;
+  for (const GridRun& run : runs_) contexts.insert(run.context), depths.insert(run.depth);
+  if (contexts.size() * depths.size() > kMostCells) {
+    failures_.push_back(StrCat("expected at most ", kMostCells, " cells, found ", contexts.size(), " contexts by ",
+                               depths.size(), " depths; open fewer runs"));
+    runs_.clear();
   }
   grid_ = GridOf(runs_, inputs_.figure);
 }

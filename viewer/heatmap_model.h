@@ -32,8 +32,12 @@ class HeatmapModel {
   const MapWindow& window() const { return window_; }
   const WeightScale& scale() const { return scale_; }
   double progress() const { return progress_; }  // 1: exact everywhere
-  // The cells of the picture; null while they are refined.
-  std::shared_ptr<const WeightCells> cells() const { return exact_; }
+  // The cells of the picture of this head; null while they are refined.
+  std::shared_ptr<const WeightCells> CellsOf(const TraceDocument& document, const ViewState& view) const {
+    const bool is_same = request_.document == &document && request_.layer_index == view.layer_index &&
+                         request_.head_index == view.head_index;
+    return is_same ? exact_ : nullptr;
+  }
   // Of one pair, exactly; nothing when the query's row is not stored, or the head is not read yet.
   std::optional<float> WeightOf(int query, int token) const;
 

@@ -16,6 +16,7 @@ struct KeptMap {
   std::vector<float> kept;                    // [rows, columns] share of a cell's tokens that are there
   std::vector<float> bits;                    // [rows, columns] mean bits of a cell's tokens, dropped ones 0
   int TokenBegin(int column) const { return static_cast<int>(int64_t{num_tokens} * column / columns); }
+  int ColumnOf(int token) const { return static_cast<int>(((int64_t{token} + 1) * columns - 1) / num_tokens); }
 };
 
 // After a query was done. At most max_columns cells across.

@@ -115,6 +115,7 @@ double OverviewModel::progress() const {
 void OverviewModel::Update(TraceDocument& document, const HeatmapColors& colors, Jobs& jobs) {
   if (document_ == &document && num_tokens_ == document.num_tokens() && colors_ == colors) return;
   if (document_ == &document && document.is_growing() && jobs.IsBusy(kSlot)) return;  // first what was begun
+  jobs.Cancel(kSlot);
   document_ = &document;
   num_tokens_ = document.num_tokens();
   colors_ = colors;

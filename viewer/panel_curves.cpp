@@ -342,7 +342,7 @@ void CurvesPanel::DrawHover(PanelContext& context) {
   }
   ImGui::TextDisabled("click: all panels follow this plan");
   ImGui::EndTooltip();
-  if (!ImGui::IsMouseClicked(ImGuiMouseButton_Left)) return;
+  if (!WasClicked()) return;
   ChoosePolicy(ChoiceOf(cell, context.view), context.view);
   std::vector<std::string> folders;
   for (const auto& document : context.results)

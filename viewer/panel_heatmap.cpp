@@ -162,7 +162,7 @@ void HeatmapPanel::DrawHover(const PanelContext& context, int query, int token) 
 // The cells that are drawn, at most one a pixel.
 std::string HeatmapPanel::Csv(PanelContext& context) const {
   if (context.view.heatmap_kind != HeatmapKind::kQuery) return CsvOfLines(context);
-  const std::shared_ptr<const WeightCells> map = model_.cells();
+  const std::shared_ptr<const WeightCells> map = model_.CellsOf(*context.document, context.view);
   if (!map) return "";
   const int masked_tokens = context.view.masks_sinks ? kSinkTokens : 0;
   std::string csv = "query_begin,query_end,token_begin,token_end,weight\n";

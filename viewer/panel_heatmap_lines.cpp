@@ -130,7 +130,7 @@ void HeatmapPanel::DrawLines(PanelContext& context) {
 std::string HeatmapPanel::CsvOfLines(const PanelContext& context) const {
   const TraceReader& reader = context.document->reader();
   const HeatmapKind kind = context.view.heatmap_kind;
-  if (!lines_.image()) return "";
+  if (!lines_.image() || !lines_.failure().empty() || !lines_.IsOf(*context.document)) return "";
   const int masked_tokens = context.view.masks_sinks ? kSinkTokens : 0;
   std::string csv = StrCat(kind == HeatmapKind::kLayer ? "layer" : "step", ",token,weight\n");
   for (int line = 0; line < lines_.num_lines(); ++line) {

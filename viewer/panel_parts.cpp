@@ -186,9 +186,16 @@ int ShownQuery(const PanelContext& context) {
                     std::max(0, context.document->num_tokens() - 1));
 }
 
+std::shared_ptr<const PolicyOutcome> OutcomeOf(const PanelContext& context, int policy_index) {
+  if (context.policies.document() != context.document || policy_index >= std::ssize(context.view.policies))
+    return nullptr;
+  auto outcome = context.policies.Outcome(policy_index);
+  return outcome && IsSamePolicy(outcome->choice, context.view.policies[policy_index]) ? outcome : nullptr;
+}
+
 std::shared_ptr<const PolicyOutcome> FollowedOutcome(const PanelContext& context) {
   if (!context.view.follows_policies) return nullptr;
-  auto outcome = context.policies.Outcome(context.view.policy_index);
+  auto outcome = OutcomeOf(context, context.view.policy_index);
   return outcome && outcome->history ? outcome : nullptr;
 }
 

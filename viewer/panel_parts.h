@@ -33,6 +33,8 @@ void DrawKeptStrip(const std::vector<uint8_t>& bits, bool is_dark);
 
 // The query after which policies are shown: that of the timeline's step.
 int ShownQuery(const PanelContext& context);
+// The newest outcome of one of the view's choices on this trace; null: none yet, or of another policy.
+std::shared_ptr<const PolicyOutcome> OutcomeOf(const PanelContext& context, int policy_index);
 // The followed policy's outcome, when it has an answer.
 std::shared_ptr<const PolicyOutcome> FollowedOutcome(const PanelContext& context);
 // Bits of each token in its cache of the chosen head after the shown query, 0: dropped; empty: no policy is followed.

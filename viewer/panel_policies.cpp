@@ -21,7 +21,6 @@ namespace kvscope {
 namespace {
 
 constexpr int kMapColumns = 1024;
-constexpr int64_t kManyBytes = int64_t{2} << 30;
 constexpr double kWideRange = 100;  // sliders over more are logarithmic
 
 const char* const kMapNames[] = {"kept or not", "bits", "difference to the first"};
@@ -106,7 +105,7 @@ void LayerTicks(ImAxis axis, const std::vector<LayerInfo>& layers, double height
 void PoliciesPanel::Draw(PanelContext& context) {
   if (!HasTrace(context)) return;
   const TraceDocument& document = *context.document;
-  if (checked_ != &document || document.is_growing()) {
+  if (checked_ != &document || document.is_growing() || !refusal_.empty()) {
     if (checked_ != &document) token_begin_ = 0, token_end_ = document.num_tokens();
     checked_ = &document;
     refusal_ = WhyNotReplayable(document.reader());
@@ -114,9 +113,11 @@ void PoliciesPanel::Draw(PanelContext& context) {
   if (!refusal_.empty()) return CentredText(("Policies cannot be replayed on this trace: " + refusal_).c_str());
   ViewState& view = context.view;
   // What would take long is asked for.
-  if (const int64_t bytes = document.reader().file_bytes(); !view.follows_policies && bytes > kManyBytes) {
-    CentredText(StrCat("Policies read the whole trace, ", BytesText(static_cast<double>(bytes)), ".").c_str());
-    view.follows_policies = ImGui::Button("Replay it");
+  if (!context.policies.MayReplay(document)) {
+    CentredText(
+        StrCat("Policies read the whole trace, ", BytesText(static_cast<double>(document.reader().file_bytes())), ".")
+            .c_str());
+    if (ImGui::Button("Replay it")) context.policies.Allow(document);
     return;
   }
   // Dear ImGui draws every tab once before it knows which is in front: that is no wish to see policies.
@@ -179,40 +180,52 @@ void PoliciesPanel::DrawToolbar(PanelContext& context) {
     ImGui::EndPopup();
   }
   ImGui::SameLine();
-  ImGui::TextDisabled("after decode step %d", view.step);
+  const int step = ShownQuery(context) - context.document->reader().info().prompt_tokens;
+  ImGui::TextDisabled("%s", step < 0 ? "after the prompt" : StrCat("after decode step ", step).c_str());
   SameLineIfFits(em * 14);
   DrawLegend(view.kept_map, context.is_dark);
 }
 
-// Once a spec: parsing makes the policy's objects.
-const PolicySpec* PoliciesPanel::SpecOf(const std::string& text) {
+const PoliciesPanel::ParsedSpec& PoliciesPanel::SpecOf(const std::string& text) {
+  constexpr size_t kMostSpecs = 256;
+  if (specs_.size() > kMostSpecs) specs_.clear();
   const auto [found, is_new] = specs_.try_emplace(text);
   if (is_new) {
     try {
-      found->second = PolicySpec::Parse(text);
+      found->second.spec = PolicySpec::Parse(text);
+      found->second.is_fixed_rate = found->second.spec->Needs({1, 1, 1, 16, 16}).fixed_rate;
     } catch (const Error&) {  // the outcome says why
     }
   }
-  return found->second ? &*found->second : nullptr;
+  return found->second;
+}
+
+const PoliciesPanel::Shown* PoliciesPanel::ShownOf(const PanelContext& context, int index) const {
+  const Shown* const shown = columns_[index].shown.get();
+  const bool fits = shown && shown->document == context.document &&
+                    IsSamePolicy(shown->outcome->choice, context.view.policies[index]);
+  return fits ? shown : nullptr;
 }
 
 void PoliciesPanel::Follow(PanelContext& context, int index, int query_token) {
   Column& column = columns_[index];
-  const auto outcome = context.policies.Outcome(index);
+  const auto outcome = OutcomeOf(context, index);
   if (!outcome || !outcome->history || column.is_busy) return;
   const int query = std::max(query_token, outcome->history->plan().request.FirstDecision() - 1);
   if (column.asked_outcome == outcome && column.asked_query == query) return;
   column.asked_outcome = outcome, column.asked_query = query;
   column.is_busy = true;
-  context.jobs.Start(StrCat("kept map ", index), [&column, outcome, query](const std::atomic<bool>&) -> Jobs::Finish {
-    const auto shown = std::make_shared<Shown>();
-    shown->outcome = outcome;
-    shown->query_token = query;
-    shown->map = MakeKeptMap(*outcome->history, query, kMapColumns);
-    shown->retention = RetentionAfter(*outcome->history, outcome->needle, query);
-    shown->losses = CountLosses(*outcome->history, outcome->needle, query);
-    return [&column, shown] { column.shown = shown, column.is_busy = false; };
-  });
+  context.jobs.Start(StrCat("kept map ", index),
+                     [&column, outcome, query, document = context.document](const std::atomic<bool>&) -> Jobs::Finish {
+                       const auto shown = std::make_shared<Shown>();
+                       shown->document = document;
+                       shown->outcome = outcome;
+                       shown->query_token = query;
+                       shown->map = MakeKeptMap(*outcome->history, query, kMapColumns);
+                       shown->retention = RetentionAfter(*outcome->history, outcome->needle, query);
+                       shown->losses = CountLosses(*outcome->history, outcome->needle, query);
+                       return [&column, shown] { column.shown = shown, column.is_busy = false; };
+                     });
 }
 
 // Returns false when the policy is to go.
@@ -250,8 +263,7 @@ void PoliciesPanel::DrawChoice(PanelContext& context, int index) {
     if (ChooseName(choice.spec)) column.edited_spec = choice.spec;
     ImGui::EndCombo();
   }
-  const PolicySpec* const spec = SpecOf(choice.spec);
-  const bool is_fixed = spec && spec->Needs({1, 1, 1, 16, 16}).fixed_rate;
+  const auto& [spec, is_fixed] = SpecOf(choice.spec);
   ImGui::BeginDisabled(is_fixed);
   auto percent = static_cast<float>(choice.keep_fraction * 100);
   ImGui::SetNextItemWidth(-1);
@@ -303,50 +315,47 @@ void PoliciesPanel::DrawParameters(PolicyChoice& choice, const PolicySpec& spec)
 }
 
 void PoliciesPanel::DrawFigures(const PanelContext& context, int index) {
-  const auto outcome = context.policies.Outcome(index);
-  if (!outcome) return ImGui::TextDisabled("deciding ...");
-  if (!outcome->failure.empty()) {
+  const auto outcome = OutcomeOf(context, index);
+  if (outcome && !outcome->failure.empty()) {
     ImGui::PushTextWrapPos(0);
     ImGui::TextColored(ImGui::ColorConvertU32ToFloat4(CurrentTheme().palette.needle), "%s", outcome->failure.c_str());
     ImGui::PopTextWrapPos();
     return;
   }
-  const auto figure = [&](const char* name) {
-    return outcome->trial ? outcome->trial->figures.Number(name) : std::nullopt;
-  };
-  const auto fraction = figure("kept_fraction"), bits = figure("bits"), loss = figure("attention_loss"),
-             error = figure("output_error"), needle = figure("needle_retention");
-  if (!outcome->trial) {
-    ImGui::TextDisabled("measuring ...");
-  } else {
-    ImGui::TextDisabled("kept %.1f %% of %s in %.3g bits", 100 * fraction.value_or(0),
-                        BytesText(outcome->history->plan().FullBytes()).c_str(), bits.value_or(0));
+  if (!outcome || !outcome->trial) {
+    ImGui::TextDisabled("%s", outcome ? "measuring ..." : "deciding ...");
+    ImGui::TextDisabled(" ");
+    ImGui::TextDisabled(" ");
+    return;
   }
-  if (loss) {
-    ImGui::Text("attention loss %.3g   output error %.3g", *loss, error.value_or(0));
+  const auto figure = [&](const char* name) { return outcome->trial->figures.Number(name); };
+  ImGui::TextDisabled("kept %.1f %% of %s in %.3g bits", 100 * figure("kept_fraction").value_or(0),
+                      BytesText(outcome->history->plan().FullBytes()).c_str(), figure("bits").value_or(0));
+  if (const auto loss = figure("attention_loss")) {
+    ImGui::Text("attention loss %.3g   output error %.3g", *loss, figure("output_error").value_or(0));
   } else {
     ImGui::TextDisabled("no query after the decision");
   }
-  if (needle) {
+  if (const auto needle = figure("needle_retention")) {
     ImGui::Text("needle kept %.0f %%", 100 * *needle);
     if (ImGui::IsItemHovered()) ImGui::SetTooltip("mean over layers, KV heads and answer queries");
   } else {
-    ImGui::TextDisabled(outcome->needle.empty() ? "no needle is marked in this trace" : " ");
+    ImGui::TextDisabled("no needle is marked before the decision");
   }
 }
 
 // Brings the textures up to what is shown.
 void PoliciesPanel::Paint(const PanelContext& context, int index) {
   Column& column = columns_[index];
-  const std::vector<const void*> from = {column.shown.get(), columns_[0].shown.get()};
+  const Shown* const first = ShownOf(context, 0);
+  const std::vector<const void*> from = {column.shown.get(), first};
   const KeptMapKind kind =
       index == 0 && context.view.kept_map == KeptMapKind::kDifference ? KeptMapKind::kBits : context.view.kept_map;
   if (column.drawn_from == from && column.drawn_kind == kind && column.is_drawn_dark == context.is_dark) return;
   column.drawn_from = from, column.drawn_kind = kind, column.is_drawn_dark = context.is_dark;
   const Palette& palette = CurrentTheme().palette;
   const HeatmapColors colors{context.is_dark, palette.surface};
-  column.map.Set(
-      MakeKeptImage(column.shown->map, kind, columns_[0].shown ? columns_[0].shown->map : KeptMap{}, colors));
+  column.map.Set(MakeKeptImage(column.shown->map, kind, first ? first->map : KeptMap{}, colors));
   const ModelShape& shape = column.shown->outcome->history->plan().shape;
   Image image{shape.num_layers, shape.num_kv_heads, {}};
   for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
@@ -359,7 +368,7 @@ void PoliciesPanel::Paint(const PanelContext& context, int index) {
 
 void PoliciesPanel::DrawMap(PanelContext& context, int index, float height) {
   Column& column = columns_[index];
-  if (!column.shown) return ImGui::Dummy({1, height});
+  if (!ShownOf(context, index)) return ImGui::Dummy({1, height});
   Paint(context, index);
   const std::vector<LayerInfo>& layers = context.document->reader().info().layers;
   const KeptMap& map = column.shown->map;
@@ -386,7 +395,7 @@ void PoliciesPanel::DrawMap(PanelContext& context, int index, float height) {
       token_begin_ = 0, token_end_ = context.document->num_tokens();
     if (token >= 0 && token < map.num_tokens && row >= 0 && row < map.rows) {
       const int layer = row / num_kv_heads, kv_head = row % num_kv_heads;
-      const size_t cell = static_cast<size_t>(row) * map.columns + int64_t{token} * map.columns / map.num_tokens;
+      const size_t cell = static_cast<size_t>(row) * map.columns + map.ColumnOf(token);
       ImGui::SetTooltip("layer %d, KV head %d\ntoken %d  \"%s\"\n%s, %.3g bits", layers[layer].layer,
                         layers[layer].kv_heads[kv_head], token,
                         Escape(context.document->reader().tokens().pieces[token]).c_str(),
@@ -406,7 +415,7 @@ void PoliciesPanel::DrawMap(PanelContext& context, int index, float height) {
 
 void PoliciesPanel::DrawRetention(PanelContext& context, int index, float height) {
   Column& column = columns_[index];
-  if (!column.shown || column.shown->outcome->needle.empty()) return ImGui::Dummy({1, height});
+  if (!ShownOf(context, index) || column.shown->outcome->needle.empty()) return ImGui::Dummy({1, height});
   const std::vector<LayerInfo>& layers = context.document->reader().info().layers;
   const auto num_layers = static_cast<int>(layers.size());
   const int num_kv_heads = column.shown->map.rows / num_layers;

@@ -28,7 +28,7 @@ std::string PriorityText(float priority) {
   return Number(priority);
 }
 
-// "after the prompt", "after step 3", "while the question was read".
+// "at the decision", "after step 3", "after token 2040" while the question was read.
 std::string When(const TokenLoss& loss, int prompt_tokens) {
   if (loss.is_at_decision) return "at the decision";
   if (loss.query_token >= prompt_tokens) return StrCat("after step ", loss.query_token - prompt_tokens);
@@ -44,7 +44,7 @@ void TableCell(const std::string& text) {
 
 void PoliciesPanel::DrawLosses(PanelContext& context) {
   ViewState& view = context.view;
-  const std::shared_ptr<const Shown> shown = columns_[view.policy_index].shown;
+  const Shown* const shown = ShownOf(context, view.policy_index);
   if (!shown) return;
   const PolicyOutcome& outcome = *shown->outcome;
   const CacheHistory& history = *outcome.history;
@@ -65,7 +65,9 @@ void PoliciesPanel::DrawLosses(PanelContext& context) {
   if (losses.num_entries == 0) {
     ImGui::TextDisabled("This trace marks no needle; what became of token %d:", view.marked_token);
   } else if (losses.at_decision + losses.later == 0) {
-    ImGui::Text("%s still holds the whole needle in every KV head.", outcome.choice.spec.c_str());
+    ImGui::Text("%s %s the whole needle in every KV head%s.", outcome.choice.spec.c_str(),
+                outcome.trial ? "still holds" : "keeps",
+                outcome.trial ? "" : " at the decision; later queries are being measured");
   } else {
     ImGui::Text(
         "%s dropped %d of the needle's %d entries: %d at the decision, %d later. %d of %d KV heads have none of it.",
@@ -137,7 +139,7 @@ std::string PoliciesPanel::Csv(PanelContext& context) const {
   csv << "policy,keep_fraction,after_step,layer,kv_head,entries,mean_bits,needle_retention\n";
   const std::vector<LayerInfo>& layers = context.document->reader().info().layers;
   for (size_t index = 0; index < context.view.policies.size(); ++index) {
-    const std::shared_ptr<const Shown> shown = columns_[index].shown;
+    const Shown* const shown = ShownOf(context, static_cast<int>(index));
     if (!shown) continue;
     const CacheHistory& history = *shown->outcome->history;
     const int num_kv_heads = history.plan().shape.num_kv_heads;
@@ -146,7 +148,7 @@ std::string PoliciesPanel::Csv(PanelContext& context) const {
         int entries = 0;
         double bits = 0;
         for (const uint8_t one : history.BitsAfter(layer, kv_head, shown->query_token)) entries += one > 0, bits += one;
-        csv << '"' << shown->outcome->choice.spec << "\"," << shown->outcome->choice.keep_fraction << ','
+        csv << CsvField(shown->outcome->choice.spec) << ',' << shown->outcome->choice.keep_fraction << ','
             << shown->query_token - context.document->reader().info().prompt_tokens << ',' << layers[layer].layer << ','
             << layers[layer].kv_heads[kv_head] << ',' << entries << ',' << bits / std::max(1, entries) << ',';
         if (!shown->outcome->needle.empty()) csv << shown->retention[layer * num_kv_heads + kv_head];

@@ -171,7 +171,7 @@ std::string TextPanel::Csv(PanelContext& context) const {
     for (const LabelledBand& band : document.bands()) {
       if (token >= band.token_begin && token < band.token_end) kinds += (kinds.empty() ? "" : " ") + band.kind;
     }
-    const bool is_known = token < static_cast<int>(relevance_.weights().size());
+    const bool is_known = relevance_.IsOf(document) && token < std::ssize(relevance_.weights());
     csv += StrCat(token, ",", CsvText(document.reader().tokens().pieces[token]), ",",
                   is_known ? CsvNumber(relevance_.weights()[token]) : "", ",",
                   token < std::ssize(bits) ? StrCat(int{bits[token]}) : "", ",", CsvText(kinds), "\n");

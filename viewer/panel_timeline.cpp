@@ -26,7 +26,8 @@ void TimelinePanel::Draw(PanelContext& context) {
   if (!HasTrace(context)) return;
   const TraceReader& reader = context.document->reader();
   const int num_steps = static_cast<int>(reader.steps().size());
-  if (num_steps == 0) return CentredText("This run has no decode steps: it ended with the prompt.");
+  if (num_steps == 0 || context.document->num_tokens() == 0)
+    return CentredText("This run has no decode steps: it ended with the prompt.");
   Play(context, num_steps);
   const int query = std::min(reader.info().prompt_tokens + context.view.step, context.document->num_tokens() - 1);
   if (ImGui::BeginTable("step", 2, ImGuiTableFlags_Resizable)) {
@@ -152,7 +153,7 @@ void TimelinePanel::DrawRow(PanelContext& context, int query, float height) {
 std::string TimelinePanel::Csv(PanelContext& context) const {
   const TraceReader& reader = context.document->reader();
   const int query = std::min(reader.info().prompt_tokens + context.view.step, context.document->num_tokens() - 1);
-  if (row_.weights().empty() || reader.steps().empty()) return "";
+  if (!row_.IsOf(*context.document) || row_.weights().empty() || reader.steps().empty()) return "";
   std::string csv = "step,query_token,token,text,weight\n";
   for (int token = 0; token <= query && token < static_cast<int>(row_.weights().size()); ++token) {
     csv += StrCat(context.view.step, ",", query, ",", token, ",", CsvText(reader.tokens().pieces[token]), ",",

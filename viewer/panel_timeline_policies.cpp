@@ -41,6 +41,7 @@ void TimelinePanel::DrawActions(const PanelContext& context, int query) {
   if (!outcome) return;
   ImGui::Separator();
   ImGui::TextUnformatted(outcome->choice.spec.c_str());
+  if (!outcome->failure.empty()) return ImGui::TextWrapped("%s", outcome->failure.c_str());
   if (!outcome->trial) return ImGui::TextDisabled("measuring ...");
   const CacheHistory& history = *outcome->history;
   const ModelShape& shape = history.plan().shape;
@@ -76,7 +77,7 @@ void TimelinePanel::DrawPolicies(PanelContext& context) {
   const auto num_steps = static_cast<int>(context.document->reader().steps().size());
   int first_step = 0;
   for (int index = 0; index < std::ssize(context.view.policies); ++index) {
-    if (const auto outcome = context.policies.Outcome(index); outcome && outcome->trial)
+    if (const auto outcome = OutcomeOf(context, index); outcome && outcome->trial)
       first_step = std::min(first_step, outcome->history->plan().request.decision_token - prompt_tokens);
   }
   ImPlot::SetupAxisLimits(ImAxis_X1, first_step - 0.5, num_steps - 0.5, ImPlotCond_Always);
@@ -88,7 +89,7 @@ void TimelinePanel::DrawPolicies(PanelContext& context) {
   ImPlot::SetupLegend(ImPlotLocation_East, ImPlotLegendFlags_Outside);
   ImPlot::SetupFinish();
   for (int index = 0; index < std::ssize(context.view.policies); ++index) {
-    const auto outcome = context.policies.Outcome(index);
+    const auto outcome = OutcomeOf(context, index);
     if (!outcome || !outcome->trial) continue;
     const std::vector<double> series = Series(*outcome->trial, quantity_);
     ImPlotSpec spec;

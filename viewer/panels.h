@@ -34,7 +34,7 @@ struct PanelContext {
   TraceDocument* document = nullptr;  // null: no file is open
   ViewState& view;
   Jobs& jobs;
-  const PolicyModel& policies;
+  PolicyModel& policies;
   bool is_dark = true;
   bool* wants_frames = nullptr;                            // set by a panel that moves by itself
   std::function<void(const std::string& path)> open = {};  // opens or goes to a file
@@ -149,6 +149,7 @@ class PoliciesPanel final : public Panel {
  private:
   // What is drawn of one policy: computed beside the frames from its outcome, after a query.
   struct Shown {
+    const TraceDocument* document = nullptr;
     std::shared_ptr<const PolicyOutcome> outcome;
     int query_token = 0;
     KeptMap map;
@@ -166,6 +167,8 @@ class PoliciesPanel final : public Panel {
     bool is_drawn_dark = false;
     std::string edited_spec;
   };
+  // Null: nothing yet of this trace and policy.
+  const Shown* ShownOf(const PanelContext& context, int index) const;
   void Follow(PanelContext& context, int index, int query_token);
   void DrawToolbar(PanelContext& context);
   bool DrawColumn(PanelContext& context, int index);
@@ -176,10 +179,14 @@ class PoliciesPanel final : public Panel {
   void DrawMap(PanelContext& context, int index, float height);
   void DrawRetention(PanelContext& context, int index, float height);
   void DrawLosses(PanelContext& context);
-  const PolicySpec* SpecOf(const std::string& text);
+  struct ParsedSpec {
+    std::optional<PolicySpec> spec;  // absent: wrong
+    bool is_fixed_rate = false;
+  };
+  const ParsedSpec& SpecOf(const std::string& text);
 
   Column columns_[kMostPolicies];
-  std::map<std::string, std::optional<PolicySpec>> specs_;  // parsed once; absent: wrong
+  std::map<std::string, ParsedSpec> specs_;  // parsed once: that makes a policy's objects
   const TraceDocument* checked_ = nullptr;
   std::string refusal_;                     // why checked_ cannot be replayed
   double token_begin_ = 0, token_end_ = 0;  // of all maps

@@ -14,6 +14,10 @@ std::string SlotOf(const char* work, int index) {
 
 }  // namespace
 
+bool PolicyModel::MayReplay(const TraceDocument& document) const {
+  return document.reader().file_bytes() <= kManyBytes || allowed_.contains(&document);
+}
+
 bool PolicyModel::IsWorking(int policy_index) const {
   if (policy_index >= std::ssize(trials_)) return true;
   const OneTrial& trial = trials_[policy_index];
@@ -43,9 +47,14 @@ void PolicyModel::Update(TraceDocument& document, const ViewState& view, Jobs& j
     jobs.Cancel(SlotOf("measure", index));
   }
   trials_.resize(view.policies.size());
+  // A mark behind the decision or on the needle changes no answer.
+  const bool has_mark = view.marked_token < DecisionToken(document.reader().info(), view.protocol) &&
+                        std::ranges::none_of(document.BandsOf({"needle"}), [&](const TokenBand& band) {
+                          return view.marked_token >= band.token_begin && view.marked_token < band.token_end;
+                        });
   for (int index = 0; index < std::ssize(trials_); ++index) {
     OneTrial& trial = trials_[index];
-    trial.wanted = Request{view.policies[index], view.protocol, view.marked_token};
+    trial.wanted = Request{view.policies[index], view.protocol, has_mark ? view.marked_token : -1};
     // While a slider moves, every answer is shown before the next question is asked: a job that is cancelled again and
     // again would show nothing.
     if (!trial.is_deciding && trial.wanted != trial.answered) StartDeciding(index, document, jobs);
@@ -59,7 +68,7 @@ void PolicyModel::StartDeciding(int index, const TraceDocument& document, Jobs& 
   trial.is_measuring = false;
   jobs.Start(SlotOf("decide", index),
              [this, index, session = session_, request = *trial.wanted, bench = bench_,
-              &info = document.reader().info(), &jobs](const std::atomic<bool>&) -> Jobs::Finish {
+              &info = document.reader().info(), &jobs](const std::atomic<bool>& is_cancelled) -> Jobs::Finish {
                const auto outcome = std::make_shared<PolicyOutcome>();
                outcome->choice = request.choice;
                try {
@@ -72,8 +81,8 @@ void PolicyModel::StartDeciding(int index, const TraceDocument& document, Jobs& 
                  const bool is_known = place != outcome->watched.end() && *place == request.marked_token;
                  if (!is_known && request.marked_token >= 0 && request.marked_token < plan.decision_token)
                    outcome->watched.insert(place, request.marked_token);
-                 outcome->history = std::make_shared<const CacheHistory>(bench->Decide(plan, outcome->watched),
-                                                                         std::vector<CacheAction>{});
+                 outcome->history = std::make_shared<const CacheHistory>(
+                     bench->Decide(plan, outcome->watched, is_cancelled), std::vector<CacheAction>{});
                } catch (const Error& error) {
                  outcome->failure = error.what();
                }

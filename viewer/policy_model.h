@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,7 @@ namespace kvscope {
 // Everything known about one choice; never changes once it is shown.
 struct PolicyOutcome {
   PolicyChoice choice;
-  std::string failure;                          // one sentence: why there is no history
+  std::string failure;                          // one sentence: why there is no history, or no trial
   std::vector<int> needle, watched;             // tokens before the decision; watched: the marked one as well
   std::shared_ptr<const CacheHistory> history;  // knows the changes after the decision once it is measured
   std::optional<Trial> trial;                   // measured
@@ -29,6 +30,12 @@ class PolicyModel {
   // Starts what is missing for the view's choices; the document is ready. Every frame.
   void Update(TraceDocument& document, const ViewState& view, Jobs& jobs);
 
+  // A trace of many bytes is replayed only when somebody said so.
+  bool MayReplay(const TraceDocument& document) const;
+  void Allow(const TraceDocument& document) { allowed_.insert(&document); }
+  static constexpr int64_t kManyBytes = int64_t{2} << 30;
+
+  const TraceDocument* document() const { return document_; }  // of the outcomes
   // Of one of the view's choices: the newest known, which may be of a choice before. Null: none yet.
   std::shared_ptr<const PolicyOutcome> Outcome(int policy_index) const {
     return policy_index < std::ssize(trials_) ? trials_[policy_index].outcome : nullptr;
@@ -53,6 +60,7 @@ class PolicyModel {
   void StartMeasuring(int index, Jobs& jobs);
   void Reset(TraceDocument& document, Jobs& jobs);
 
+  std::set<const TraceDocument*> allowed_;
   const TraceDocument* document_ = nullptr;
   int num_tokens_ = 0;
   int session_ = 0;  // grows with every other trace, so that answers about one before are dropped

@@ -17,6 +17,7 @@ class TokenMapModel {
   void Update(TraceDocument& document, const ViewState& view, int width, int height, const HeatmapColors& colors,
               Jobs& jobs);
 
+  bool IsOf(const TraceDocument& document) const { return request_.document == &document; }
   const std::string& failure() const { return failure_; }            // why there is nothing to show, in a sentence
   const std::string& source() const { return source_; }              // whose weights, in a few words
   int num_lines() const { return static_cast<int>(lines_.size()); }  // layers or steps, or so many steps together

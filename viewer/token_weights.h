@@ -20,6 +20,7 @@ class TokenWeights {
   explicit TokenWeights(std::string slot) : slot_(std::move(slot)) {}  // of the jobs
   // Brings the view's layer and head into the trace's range. The trace has a layer.
   void Update(TraceDocument& document, ViewState& view, const std::vector<TokenBand>& askers, Jobs& jobs);
+  bool IsOf(const TraceDocument& document) const { return request_.document == &document; }
   // [token]: the mean weight over the askers' rows; the newest known, which may be that of a head before.
   const std::vector<float>& weights() const { return weights_; }
   float highest() const { return highest_; }               // of them, beyond the sinks

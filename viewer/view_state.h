@@ -23,6 +23,11 @@ struct PolicyChoice {
   friend bool operator==(const PolicyChoice&, const PolicyChoice&) = default;
 };
 
+// Whatever their parameters: what one showed may stay until the other has an answer.
+inline bool IsSamePolicy(const PolicyChoice& a, const PolicyChoice& b) {
+  return a.spec.substr(0, a.spec.find(':')) == b.spec.substr(0, b.spec.find(':'));
+}
+
 inline constexpr int kMostPolicies = 4;  // side by side
 
 // What the maps of policies show; difference: of bits, to the first policy.

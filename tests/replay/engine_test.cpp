@@ -174,6 +174,24 @@ TEST(Engine, BudgetsThatShareAPolicyEqualThoseThatDoNot) {
   }
 }
 
+// Both decide first after 16 tokens, but not for the same whole.
+TEST(Engine, ProtocolsThatDecideFirstAtTheSameTokenStayApart) {
+  const auto trace = MakeTinyTrace(kShape);
+  std::vector<PlanRequest> both;
+  for (const Protocol protocol : {Protocol::kPrompt, Protocol::kContext}) {
+    both.push_back(RequestOf(*trace, "h2o:prefill_chunk=16", 1, protocol));
+    both.back().budget = {BudgetSpec::Unit::kFraction, 0.5};
+  }
+  const auto together = MakePlans(*trace, both, {});
+  for (size_t i = 0; i < both.size(); ++i) {
+    const auto alone = MakePlans(*trace, {both[i]}, {});
+    EXPECT_EQ(together[i].request.decision_token, both[i].decision_token);
+    EXPECT_EQ(together[i].budget.uniform_entries, alone[0].budget.uniform_entries);
+    EXPECT_EQ(together[i].FullBytes(), alone[0].FullBytes());
+  }
+  EXPECT_NE(together[0].budget.uniform_entries, together[1].budget.uniform_entries);
+}
+
 TEST(Engine, QuantisedStoresErrEvenWhenTheyKeepEverything) {
   const auto trace = MakeTinyTrace(kShape);
   const auto plans = MakePlans(

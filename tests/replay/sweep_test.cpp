@@ -32,7 +32,9 @@ Results Replay(const TraceSource& trace, const SweepOptions& options) {
 }
 
 TEST(Sweep, AddsNothingWhenCancelled) {
-  const auto trace = MakeTinyTrace(kShape);
+  TinyShape many_layers = kShape;
+  many_layers.layers = 6;  // more than are looked at together
+  const auto trace = MakeTinyTrace(many_layers);
   SweepOptions options = Options({"snapkv"}, {0.5});
   std::atomic<bool> is_cancelled = true;
   options.is_cancelled = &is_cancelled;
