@@ -142,6 +142,7 @@ TEST_P(WorkbenchPolicy, EveryTokenIsThereOrWasLostOnce) {
           EXPECT_GT(before[loss.token], 0);
         }
         EXPECT_EQ(trial->history->BitsAfter(layer, kv_head, loss.query_token)[loss.token], 0);
+        EXPECT_TRUE(loss.rank || loss.token >= plan->request.FirstDecision()) << "all of these policies rank";
         // Those that go one by one go because they rank below all that stay.
         if (loss.rank && plan->request.spec.granularity.chunk_tokens == 1) {
           EXPECT_LE(loss.rank->priority, loss.rank->lowest_kept);
@@ -152,8 +153,53 @@ TEST_P(WorkbenchPolicy, EveryTokenIsThereOrWasLostOnce) {
       for (const int token : watched) EXPECT_EQ(lost.contains(token), bits[token] == 0) << token;
     }
   }
+  // Whatever else was evicted has its place, too, in every KV head.
+  for (int layer = 0; layer < kShape.layers; ++layer) {
+    for (int query = 0; query < kNumTokens; ++query) {
+      for (const CacheAction& action : trial->history->ActionsOf(layer, query))
+        EXPECT_EQ(action.rank.has_value(), action.bits == 0);
+    }
+  }
   const bool keeps_all = plan->needs.fixed_rate || plan->policy->ChoosesReads();
   EXPECT_EQ(losses_seen > 0, !keeps_all);
+}
+
+TEST(Workbench, KeepsProtocolsApart) {
+  const auto trace = MakeTinyTrace(kShape);
+  Workbench bench(*trace);
+  PlanRequest request = RequestOf(*trace, "snapkv:window=4", 0.25);
+  const auto after_prompt = bench.Decide(request, {});
+  request.decision_token = DecisionToken(trace->info(), Protocol::kContext);
+  ASSERT_LT(request.decision_token, kShape.tokens);
+  const auto after_context = bench.Decide(request, {});
+  const std::vector<Plan> expected = MakePlans(*trace, {request}, {});
+  EXPECT_EQ(after_context->request.decision_token, request.decision_token);
+  EXPECT_EQ(after_context->layers[1][1].keep, expected[0].layers[1][1].keep);
+  EXPECT_NE(after_context->layers[1][1].keep, after_prompt->layers[1][1].keep);
+}
+
+// The second looks at what the first computed, in every layer.
+TEST(Workbench, PoliciesShareStatistics) {
+  const auto trace = MakeTinyTrace(kShape);
+  Workbench bench(*trace);
+  bench.Decide(RequestOf(*trace, "snapkv:window=4", 0.25), {});
+  const PlanRequest request = RequestOf(*trace, "snapkv+ada:window=4", 0.25);
+  const auto plan = bench.Decide(request, {});
+  const std::vector<Plan> expected = MakePlans(*trace, {request}, {});
+  for (int layer = 0; layer < kShape.layers; ++layer) {
+    for (int kv_head = 0; kv_head < kShape.kv_heads; ++kv_head)
+      EXPECT_EQ(plan->layers[layer][kv_head].keep, expected[0].layers[layer][kv_head].keep);
+  }
+}
+
+TEST(EntryRank, CountsThoseBeforeAndTheLowestThatStays) {
+  const std::vector<float> priority = {5, 1, 3, 3, 2};
+  const auto rank = RankOf(priority, 3, std::vector<int>{0, 2, 4});
+  ASSERT_TRUE(rank);
+  EXPECT_EQ(rank->priority, 3);
+  EXPECT_EQ(rank->num_before, 2) << "of equal ones the lower slot comes first";
+  EXPECT_EQ(rank->lowest_kept, 2);
+  EXPECT_FALSE(RankOf({}, 3, std::vector<int>{0}));
 }
 
 TEST(Workbench, AnotherBudgetReadsNothing) {
