@@ -64,6 +64,11 @@ class RunPanel final : public Panel {
  public:
   void Draw(PanelContext& context) override;
   std::string Csv(PanelContext& context) const override;
+
+ private:
+  void DrawIntegrity(PanelContext& context);
+
+  std::map<const TraceDocument*, std::string> integrity_;  // of those that were checked; empty: being checked
 };
 
 class OverviewPanel final : public Panel {

@@ -96,6 +96,17 @@ TEST(Timeline, IsScrubbedAndPlayed) {
   });
 }
 
+TEST(Run, ChecksTheTrace) {
+  DriveApp({.paths = {kNeedleTrace}}, [](ImGuiTestContext* ctx, App& app) {
+    ctx->WindowFocus("//Run");
+    ctx->SetRef("//Run");
+    ctx->ItemClick("**/Check");
+    ctx->Yield(2);
+    WaitUntilIdle(ctx, app);
+    IM_CHECK(app.Csv("run").find("integrity,\"intact: ") != std::string::npos);
+  });
+}
+
 TEST(Run, SwitchesFiles) {
   const std::string other = TempPath("other.kvtrace.h5");
   std::filesystem::copy_file(kNeedleTrace, other, std::filesystem::copy_options::overwrite_existing);
