@@ -141,12 +141,18 @@ TEST(TraceFile, OpensAfterAKillAtAnyMoment) {
       EXPECT_FALSE(IsBeingWritten(path));
       ExpectPrefix(*trace, run);
     }
-    const CommandResult swmr = RunPython(kPythonSwmr, path);
-    EXPECT_EQ(swmr.output, StrCat(tokens, " True\n"));
+    // Killed in the middle of a flush, the first layer may have more than all layers together, which is what we read.
+    const auto expect_as_many = [&](const CommandResult& python, const char* rest) {
+      int seen = -1, rest_begin = 0;
+      ASSERT_EQ(std::sscanf(python.output.c_str(), "%d %n", &seen, &rest_begin), 1) << python.output;
+      EXPECT_GE(seen, tokens);
+      EXPECT_LE(seen, static_cast<int>(run.tokens.ids.size()));
+      EXPECT_EQ(python.output.substr(rest_begin), rest);
+    };
+    expect_as_many(RunPython(kPythonSwmr, path), "True\n");
     RecoverTrace(path);
     const TraceStatus expected = WIFSIGNALED(status) ? TraceStatus::kRecovered : TraceStatus::kComplete;
-    const CommandResult plain = RunPython(kPythonPlain, StrCat(path, " ", static_cast<int>(expected)));
-    EXPECT_EQ(plain.output, StrCat(tokens, " tiny\n"));
+    expect_as_many(RunPython(kPythonPlain, StrCat(path, " ", static_cast<int>(expected))), "tiny\n");
     const auto trace = TraceReader::Open(path);
     EXPECT_EQ(trace->status(), expected);
     EXPECT_EQ(static_cast<int>(trace->tokens().ids.size()), tokens);
