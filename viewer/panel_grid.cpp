@@ -54,18 +54,9 @@ std::string Plural(size_t count, const char* thing) {
 
 // What a colour means, as a strip with its ends.
 void DrawLegend(bool is_dark) {
-  constexpr int kSteps = 48;
-  const float em = ImGui::GetFontSize(), width = em * 8, height = em * 0.8f;
   ImGui::TextDisabled("0");
   ImGui::SameLine();
-  const ImVec2 at = ImGui::GetCursorScreenPos();
-  const float top = at.y + (ImGui::GetFrameHeight() - height) / 2;
-  for (int i = 0; i < kSteps; ++i) {
-    const float left = at.x + width * static_cast<float>(i) / kSteps;
-    ImGui::GetWindowDrawList()->AddRectFilled({left, top}, {left + width / kSteps + 1, top + height},
-                                              ImGui::ColorConvertFloat4ToU32(AlarmColor((i + 0.5) / kSteps, is_dark)));
-  }
-  ImGui::Dummy({width + 1, ImGui::GetFrameHeight()});
+  DrawColorStrip([is_dark](double share) { return ImGui::ColorConvertFloat4ToU32(AlarmColor(share, is_dark)); });
   ImGui::SameLine();
   ImGui::TextDisabled("100 %%");
 }

@@ -96,21 +96,25 @@ void SameLineIfFits(float width) {
   if (room > gap + width) ImGui::SameLine(0, gap);
 }
 
-void DrawLegend(const WeightScale& scale, bool is_dark) {
+void DrawColorStrip(const std::function<uint32_t(double share)>& color_of) {
   constexpr int kSteps = 64;
   const float em = ImGui::GetFontSize(), width = em * 8, height = em * 0.8f;
-  SameLineIfFits(width + em * 8);
-  ImGui::AlignTextToFramePadding();
-  ImGui::TextDisabled("%.2g", scale.is_log ? scale.WeightOf(0) : 0.0f);
-  ImGui::SameLine();
   const ImVec2 at = ImGui::GetCursorScreenPos();
   const float top = at.y + (ImGui::GetFrameHeight() - height) / 2;
   for (int i = 0; i < kSteps; ++i) {
     ImGui::GetWindowDrawList()->AddRectFilled(
         {at.x + width * i / kSteps, top}, {at.x + width * (i + 1) / kSteps + (i + 1 < kSteps ? 1 : 0), top + height},
-        InkColor((i + 0.5) / kSteps, is_dark));
+        color_of((i + 0.5) / kSteps));
   }
   ImGui::Dummy({width, ImGui::GetFrameHeight()});
+}
+
+void DrawLegend(const WeightScale& scale, bool is_dark) {
+  SameLineIfFits(ImGui::GetFontSize() * 16);
+  ImGui::AlignTextToFramePadding();
+  ImGui::TextDisabled("%.2g", scale.is_log ? scale.WeightOf(0) : 0.0f);
+  ImGui::SameLine();
+  DrawColorStrip([is_dark](double ink) { return InkColor(ink, is_dark); });
   ImGui::SameLine();
   ImGui::TextDisabled("%.3g", scale.highest);
 }

@@ -2,6 +2,7 @@
 // Pieces that several panels draw with.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,8 @@ uint32_t BandColor(const std::string& kind);
 
 // Goes on beside the last item, or on a new line where `width` more does not fit.
 void SameLineIfFits(float width);
+// A scale's colours from 0 to 1, side by side.
+void DrawColorStrip(const std::function<uint32_t(double share)>& color_of);
 // What an ink means, as a strip with its ends.
 void DrawLegend(const WeightScale& scale, bool is_dark);
 

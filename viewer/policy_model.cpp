@@ -24,11 +24,15 @@ bool PolicyModel::IsWorking(int policy_index) const {
   return trial.is_deciding || trial.is_measuring || trial.answered != trial.wanted;
 }
 
-void PolicyModel::Reset(TraceDocument& document, Jobs& jobs) {
-  for (int index = 0; index < std::ssize(trials_); ++index) {
+void PolicyModel::CancelFrom(int index, Jobs& jobs) {
+  for (; index < std::ssize(trials_); ++index) {
     jobs.Cancel(SlotOf("decide", index));
     jobs.Cancel(SlotOf("measure", index));
   }
+}
+
+void PolicyModel::Reset(TraceDocument& document, Jobs& jobs) {
+  CancelFrom(0, jobs);
   trials_.clear();
   document_ = &document;
   num_tokens_ = document.num_tokens();
@@ -42,10 +46,7 @@ void PolicyModel::Update(TraceDocument& document, const ViewState& view, Jobs& j
   const bool has_grown = num_tokens_ != document.num_tokens();
   const bool is_busy = std::ranges::any_of(trials_, [](const OneTrial& trial) { return trial.is_deciding; });
   if (document_ != &document || (has_grown && !is_busy)) Reset(document, jobs);
-  for (int index = static_cast<int>(view.policies.size()); index < std::ssize(trials_); ++index) {
-    jobs.Cancel(SlotOf("decide", index));
-    jobs.Cancel(SlotOf("measure", index));
-  }
+  CancelFrom(static_cast<int>(view.policies.size()), jobs);
   trials_.resize(view.policies.size());
   // A mark behind the decision or on the needle changes no answer.
   const bool has_mark = view.marked_token < DecisionToken(document.reader().info(), view.protocol) &&

@@ -58,6 +58,7 @@ class PolicyModel {
   };
   void StartDeciding(int index, const TraceDocument& document, Jobs& jobs);
   void StartMeasuring(int index, Jobs& jobs);
+  void CancelFrom(int index, Jobs& jobs);  // the trials from this one on
   void Reset(TraceDocument& document, Jobs& jobs);
 
   std::set<const TraceDocument*> allowed_;

@@ -34,6 +34,15 @@ TEST(Open, ByDrop) {
   });
 }
 
+void OpenDialogAt(ImGuiTestContext* ctx, const std::string& folder) {
+  ctx->KeyPress(ImGuiMod_Ctrl | ImGuiKey_O);
+  ctx->Yield(2);
+  ctx->SetRef("//Open traces");
+  ctx->ItemClick("##folder");
+  ctx->KeyCharsReplaceEnter(folder.c_str());
+  ctx->Yield(2);
+}
+
 // A folder with a trace, another folder and a file that is no trace.
 std::string MakeFolder() {
   const fs::path folder = TempPath("open");
@@ -74,12 +83,7 @@ TEST(Open, ByTheDialog) {
 TEST(Open, SeveralByTheDialog) {
   const std::string folder = MakeFolder();
   DriveApp({}, [&](ImGuiTestContext* ctx, App& app) {
-    ctx->KeyPress(ImGuiMod_Ctrl | ImGuiKey_O);
-    ctx->Yield(2);
-    ctx->SetRef("//Open traces");
-    ctx->ItemClick("##folder");
-    ctx->KeyCharsReplaceEnter(folder.c_str());
-    ctx->Yield(2);
+    OpenDialogAt(ctx, folder);
     ctx->ItemClick("**/###one.kvtrace.h5");
     ctx->KeyDown(ImGuiMod_Ctrl);
     ctx->ItemClick("**/###two.kvtrace.h5");
@@ -99,12 +103,7 @@ TEST(Open, TheDialogSaysWhatItCannotRead) {
   const std::string folder = MakeFolder();
   fs::create_directories(folder + "/going");
   DriveApp({}, [&](ImGuiTestContext* ctx, App& app) {
-    ctx->KeyPress(ImGuiMod_Ctrl | ImGuiKey_O);
-    ctx->Yield(2);
-    ctx->SetRef("//Open traces");
-    ctx->ItemClick("##folder");
-    ctx->KeyCharsReplaceEnter(folder.c_str());
-    ctx->Yield(2);
+    OpenDialogAt(ctx, folder);
     fs::remove_all(folder + "/going");
     ctx->ItemDoubleClick("**/###going");
     ctx->Yield(2);
