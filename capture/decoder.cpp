@@ -18,7 +18,7 @@ namespace kvscope {
 struct Decoder::Chunk {
   const DecoderInput* input = nullptr;
   int first_row = 0, num_tokens = 0;
-  std::vector<RopeAngles> angles;  // [token]
+  std::vector<std::vector<RopeAngles>> angles;  // [rope set][token]
   int PositionOf(int token) const {
     return input->positions.empty() ? input->cache->num_tokens() + token : input->positions[token];
   }
@@ -62,6 +62,7 @@ bool PutRounded(std::span<const float> values, Buffer& to, size_t at) {
 void Decoder::MakeHeads(int layer, Chunk& chunk) {
   const ModelConfig& c = model_.config;
   const int tokens = chunk.num_tokens, dim = c.head_dim;
+  const std::vector<RopeAngles>& angles = chunk.angles[c.layers[layer].rope_set];
   const DType dtype = chunk.input->cache->dtype();
   LayerChunk& out = chunk.layer_chunk;
   const size_t q_size = static_cast<size_t>(c.num_heads) * tokens * dim,
@@ -80,7 +81,7 @@ void Decoder::MakeHeads(int layer, Chunk& chunk) {
       for (int head = 0; head < c.num_heads; ++head) {
         const std::span<float> vector(&q_[(row * c.num_heads + head) * dim], dim);
         const size_t at = (static_cast<size_t>(head) * tokens + token) * dim;
-        cpu::Rope(chunk.angles[token], vector);
+        cpu::Rope(angles[token], vector);
         is_finite &= PutRounded(vector, out.q, at);
         if (dtype == DType::kF16) {
           FloatsFromHalves(out.q.halves().subspan(at, dim), {&chunk.q[at], static_cast<size_t>(dim)});
@@ -92,7 +93,7 @@ void Decoder::MakeHeads(int layer, Chunk& chunk) {
         const std::span<float> k(&k_[(row * c.num_kv_heads + head) * dim], dim),
             v(&v_[(row * c.num_kv_heads + head) * dim], dim);
         const size_t at = (static_cast<size_t>(head) * tokens + token) * dim;
-        cpu::Rope(chunk.angles[token], k);
+        cpu::Rope(angles[token], k);
         is_finite &= PutRounded(k, out.k, at);
         is_finite &= PutRounded(v, out.v, at);
       }
@@ -166,8 +167,11 @@ std::span<const float> Decoder::Run(std::span<const DecoderInput> inputs, int fi
                      begins_above ? inputs[i].positions.size() * static_cast<size_t>(c.hidden) : size_t{0});
     KVSCOPE_CHECK(begins_above ? inputs[i].ids.empty() : inputs[i].positions.empty());
     rows_ += chunks[i].num_tokens;
-    for (int token = 0; token < chunks[i].num_tokens; ++token)
-      chunks[i].angles.push_back(RopeAnglesAt(chunks[i].PositionOf(token), c.rope_inv_freq, 1.0));
+    for (const RopeSet& set : c.rope_sets) {
+      std::vector<RopeAngles>& angles = chunks[i].angles.emplace_back();
+      for (int token = 0; token < chunks[i].num_tokens; ++token)
+        angles.push_back(RopeAnglesAt(chunks[i].PositionOf(token), set.inv_freq, set.attention_scaling));
+    }
   }
   const size_t rows = rows_;
   x_.resize(rows * c.hidden);

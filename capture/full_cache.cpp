@@ -15,9 +15,9 @@ FullCache::FullCache(const ModelConfig& config, DType dtype)
     : num_heads_(config.num_heads),
       num_kv_heads_(config.num_kv_heads),
       head_dim_(config.head_dim),
-      scale_(config.Scale()),
       dtype_(dtype),
       layers_(config.num_layers) {
+  for (const LayerConfig& layer : config.layers) rules_.push_back(layer.attention);
   for (Layer& layer : layers_) {
     layer.k.assign(num_kv_heads_, Buffer(dtype, 0));
     layer.v.assign(num_kv_heads_, Buffer(dtype, 0));
@@ -64,7 +64,7 @@ void FullCache::Attend(const AttendProblem& problem) {
         p.k = layer.k[kv_head].data();
         p.v = layer.v[kv_head].data();
         p.dtype = dtype_;
-        p.scale = scale_;
+        p.scale = rules_[problem.layer].scale;
         p.out_head_stride = head_dim_;
         p.out_row_stride = problem.out_stride;
         p.out = problem.out + kv_head * group * head_dim_ + begin * p.out_row_stride;
@@ -95,7 +95,7 @@ void FullCache::WeightRows(int layer_index, const float* q, const float* lse, st
       PackKeyPanels(layer.k[kv_head].At(static_cast<size_t>(tile) * head_dim_), dtype_, count, head_dim_,
                     panels.data());
       ScoreTile(q + static_cast<int64_t>(kv_head) * group * head_dim_, head_dim_, group, panels.data(), count,
-                head_dim_, scale_, scores.data(), kTileTokens);
+                head_dim_, rules_[layer_index].scale, scores.data(), kTileTokens);
       for (int row = 0; row < group; ++row) {
         const int head = kv_head * group + row;
         const std::span<float> tile_weights(&scores[static_cast<size_t>(row) * kTileTokens], count);

@@ -33,7 +33,7 @@ class FullCache final : public KvCache {
     std::vector<Buffer> k, v;  // [kv_head]: [token, head_dim]
   };
   int num_heads_, num_kv_heads_, head_dim_;
-  float scale_;
+  std::vector<AttentionRule> rules_;  // [layer]
   DType dtype_;
   int num_tokens_ = 0;
   std::vector<Layer> layers_;

@@ -159,14 +159,21 @@ ModelConfig ReadConfig(const GgufFile& gguf) {
                        "' is not supported yet; expected none"));
   }
   const double base = gguf.Float(key("rope.freq_base")).value_or(10000.0);
-  for (int i = 0; i < config.head_dim / 2; ++i)
-    config.rope_inv_freq.push_back(std::pow(base, -2.0 * i / config.head_dim));
+  config.rope_sets = {PlainRope(config.head_dim, base)};
+  config.layers.assign(config.num_layers, {.attention = {.scale = DefaultScale(config.head_dim)}});
   return config;
 }
 
 }  // namespace
 
-float ModelConfig::Scale() const {
+RopeSet PlainRope(int head_dim, double base) {
+  RopeSet set;
+  set.name = "default";
+  for (int i = 0; i < head_dim / 2; ++i) set.inv_freq.push_back(std::pow(base, -2.0 * i / head_dim));
+  return set;
+}
+
+float DefaultScale(int head_dim) {
   return static_cast<float>(1 / std::sqrt(static_cast<double>(head_dim)));
 }
 

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "capture/gguf.h"
+#include "core/trace.h"
+#include "kernels/attention_rule.h"
 #include "kernels/matmul.h"
 
 namespace kvscope {
@@ -18,6 +20,11 @@ struct Architecture {
 };
 const Architecture& FindArchitecture(const std::string& name, const std::string& place);  // throws, listing those known
 
+struct LayerConfig {
+  AttentionRule attention;
+  int rope_set = 0;  // of ModelConfig::rope_sets
+};
+
 struct ModelConfig {
   std::string name;
   Architecture architecture;
@@ -25,9 +32,12 @@ struct ModelConfig {
   int head_dim = 0;  // of q, k and v; a multiple of 16
   int hidden = 0, ffn = 0, vocab = 0, context_length = 0;
   float rms_epsilon = 0;
-  std::vector<double> rope_inv_freq;  // [head_dim / 2]
-  float Scale() const;                // 1 / sqrt(head_dim)
+  std::vector<RopeSet> rope_sets;
+  std::vector<LayerConfig> layers;  // [num_layers]
 };
+
+RopeSet PlainRope(int head_dim, double base);  // inv_freq[i] = base^(-2 i / head_dim)
+float DefaultScale(int head_dim);              // 1 / sqrt(head_dim)
 
 struct LayerWeights {
   std::vector<float> attn_norm;  // [hidden]

@@ -81,7 +81,7 @@ TraceInfo MakeTraceInfo(const ModelConfig& c, const EngineInfo& engine, const st
   info.model.kv_dtype = options.kv_dtype;
   info.model.prefill_chunk = options.prefill_chunk;
   info.model.query_rows = options.query_rows;
-  info.rope_sets.push_back({"default", c.rope_inv_freq, 1.0});
+  info.rope_sets = c.rope_sets;
   const std::vector<int> kv_heads = AllOr(options.kv_heads, c.num_kv_heads, "kv-heads");
   for (const int layer : AllOr(options.layers, c.num_layers, "layers")) {
     LayerInfo l;
@@ -89,7 +89,12 @@ TraceInfo MakeTraceInfo(const ModelConfig& c, const EngineInfo& engine, const st
     l.num_heads = c.num_heads;
     l.num_kv_heads = c.num_kv_heads;
     l.head_dim_k = l.head_dim_v = c.head_dim;
-    l.scale = c.Scale();
+    const LayerConfig& own = c.layers[layer];
+    l.kind = own.attention.window > 0 ? "window" : "full";
+    l.window = own.attention.window;
+    l.scale = own.attention.scale;
+    l.softcap = own.attention.softcap;
+    l.rope_set = c.rope_sets[own.rope_set].name;
     l.kv_heads = kv_heads;
     for (const int kv_head : kv_heads) {
       for (int i = 0; i < l.HeadsPerKvHead(); ++i) l.heads.push_back(kv_head * l.HeadsPerKvHead() + i);

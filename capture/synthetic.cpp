@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "capture/synthetic.h"
 
-#include <cmath>
 #include <random>
 
 #include "core/error.h"
@@ -41,8 +40,8 @@ ModelConfig SyntheticConfig(const std::string& name) {
     config.vocab = shape.vocab;
     config.context_length = kContext;
     config.rms_epsilon = 1e-5f;
-    for (int i = 0; i < kHeadDim / 2; ++i)
-      config.rope_inv_freq.push_back(std::pow(shape.rope_base, -2.0 * i / kHeadDim));
+    config.rope_sets = {PlainRope(kHeadDim, shape.rope_base)};
+    config.layers.assign(config.num_layers, {.attention = {.scale = DefaultScale(kHeadDim)}});
     return config;
   }
   throw Error(StrCat("--synthetic ", Escape(name), ": expected one of ", known));
