@@ -144,7 +144,7 @@ void Run(const Flags& flags) {
   options.query_rows = flags.query_rows;
   const std::vector<std::string> paths = OutputPaths(flags, prompts);
   if (work.model && device.is_cuda && flags.device == "auto") {
-    if (const std::string why = WhyNotOnDevice(*work.model); !why.empty()) {
+    if (const std::string why = WhyNotOnDevice(work.config); !why.empty()) {
       std::fprintf(stderr, "kvscope-capture: the model has %s, which no device computes yet: it runs on the CPU\n",
                    why.c_str());
       device = {};
