@@ -5,6 +5,7 @@
     make_families_fixture.py [CASE ...]      in the environment of requirements-reference.txt; prints a table of checks
 
 The file format is that of fixture_file.py. The header of each file holds
+    weights_sha256  of the case's weights; a test that finds others must not compare
     ids             the prompt's token ids
     tokens          the tokens whose q, k and v are stored
     layers          {layer: {"q": array f32 [heads, tokens, dim], "k": f32 [kv_heads, tokens, dim], "v": f32 [kv_heads, tokens, dim]}},
@@ -110,7 +111,8 @@ def make(case, folder):
     rounded = as_double(case, ids)
     noise = abs(logits - rounded).max() / abs(rounded).max()
     tokens = numpy.unique(numpy.linspace(0, len(ids) - 1, STORED_TOKENS).astype(int))
-    fixture = FixtureFile(format="kvscope.fixture.families", case=case.name, made_by=f"transformers {transformers.__version__}, torch {torch.__version__}, eager attention, float32", ids=ids, tokens=tokens.tolist())
+    fixture = FixtureFile(format="kvscope.fixture.families", case=case.name, made_by=f"transformers {transformers.__version__}, torch {torch.__version__}, eager attention, float32", 
+                          weights_sha256=tiny_models.weights_sha256(case), ids=ids, tokens=tokens.tolist())
     fixture.header["layers"] = {str(layer): {part: fixture.add(f"{part}_{layer}", recorder.layers[layer][part][:, tokens], "f32") for part in "qkv"} for layer in case.layers}
     logprobs = torch.log_softmax(torch.from_numpy(logits).double(), dim=-1).numpy()
     fixture.header["next_logprobs"] = fixture.add("next_logprobs", logprobs[numpy.arange(len(ids) - 1), ids[1:]], "f32")

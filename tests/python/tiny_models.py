@@ -9,6 +9,7 @@ Sizes are small, magnitudes are not: scores spread over several units, norm weig
 window, soft cap, scale, bias or norm moves q, k, v and logits far beyond rounding.
 """
 import dataclasses
+import hashlib
 import zlib
 
 import numpy
@@ -198,3 +199,11 @@ def weights(case):
             values *= gain * (3 / shape[-1]) ** 0.5
         result[name] = values.astype("f4")
     return result
+
+
+def weights_sha256(case):
+    """Of all values in the order of shapes(): whoever has this has the weights that the fixture was made with."""
+    digest = hashlib.sha256()
+    for values in weights(case).values():
+        digest.update(values.astype("<f4").tobytes())
+    return digest.hexdigest()
