@@ -15,15 +15,9 @@
 #include <string_view>
 #include <vector>
 
+#include "capture/gguf_blocks.h"
+
 namespace kvscope {
-
-// How a tensor's elements are stored; the numbers are GGUF's. Only those named here can be dequantised.
-enum class GgufType : uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ8_0 = 8 };
-
-std::string GgufTypeName(GgufType type);            // "Q4_1", also for types we cannot read; "type 77" when unknown
-bool IsReadable(GgufType type);                     // can be dequantised
-int64_t GgufRowBytes(GgufType type, int64_t cols);  // readable types only; cols a multiple of the block size
-int64_t GgufBlockElements(GgufType type);           // readable types only
 
 struct GgufTensor {
   std::string name;
@@ -82,9 +76,9 @@ class GgufFile {
   // Error when absent, of another shape (fastest extent first), or of a type that cannot be dequantised.
   const GgufTensor& RequireTensor(std::string_view name, std::span<const int64_t> shape) const;
 
-  // Writes rows [first_row, first_row + out.size() / Cols()) of the tensor as floats; rows count over all extents after
-  // the first. Q4_1 is fma(d, q, m), Q4_0 is d * (q - 8), Q8_0 is d * q, all in float.
-  // Error when the type is not readable or a value is not finite. Safe to call from several threads.
+  // Writes rows [first_row, first_row + out.size() / Cols()) of the tensor as floats (DequantizeRow); rows count over
+  // all extents after the first. Error when the type is not readable or a value is not finite. Safe to call from
+  // several threads.
   void Dequantize(const GgufTensor& tensor, int64_t first_row, std::span<float> out) const;
 
  private:
