@@ -433,6 +433,8 @@ void EngineOnDevice::FindWanted(const TensorView& logits, size_t first) {
 }  // namespace
 
 std::unique_ptr<DeviceEngine> MakeDeviceEngine(const Model& model, const DeviceOptions& options) {
+  if (const std::string why = WhyNotOnDevice(model); !why.empty())
+    throw Error(StrCat(model.config.name, ": has ", why, ", which no device computes yet; use --device cpu"));
   return std::make_unique<EngineOnDevice>(DeviceWeights(model, options.weights), options, /*is_random=*/false);
 }
 

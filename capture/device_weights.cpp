@@ -61,8 +61,8 @@ DeviceWeights::DeviceWeights(const Model& model, DenseType type) : config_(model
                        .ffn_norm = Upload(w.ffn_norm),
                        .qkv = Upload("attn_q, attn_k or attn_v", {&w.q, &w.k, &w.v}),
                        .attn_out = Upload("attn_output", {&w.attn_out}),
-                       .gate_up = Upload("ffn_gate or ffn_up", {&w.gate, &w.up}),
-                       .down = Upload("ffn_down", {&w.down})});
+                       .gate_up = Upload("ffn_gate or ffn_up", {&w.ffn.gate, &w.ffn.up}),
+                       .down = Upload("ffn_down", {&w.ffn.down})});
   }
 }
 

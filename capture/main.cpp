@@ -94,10 +94,10 @@ Work MakeWork(const Flags& flags) {
     return work;
   }
   const GgufFile gguf = GgufFile::Open(flags.model);
+  work.config = ReadModelConfig(gguf);
   work.tokenizer = Tokenizer::FromGguf(gguf);
-  work.model = LoadModel(gguf);
-  work.config = work.model->config;
   work.prompts = MakePrompts(flags.task, *work.tokenizer, work.config.context_length);
+  work.model = LoadModel(gguf);
   work.sha256 = HexSha256OfFile(flags.model);
   return work;
 }
@@ -130,7 +130,7 @@ DeviceChoice DeviceOf(const Flags& flags) {
 void Run(const Flags& flags) {
   if (flags.model.empty() && flags.synthetic.empty()) throw Error("--model is required; see --help");
   if (flags.output.empty()) throw Error("--output is required; see --help");
-  const DeviceChoice device = DeviceOf(flags);
+  DeviceChoice device = DeviceOf(flags);
   if (std::isnan(flags.flush_secs)) throw Error("--flush-secs: expected a number from 0.01 to 3600, found nan");
   Work work = MakeWork(flags);
   const std::vector<Prompt>& prompts = work.prompts;
@@ -143,6 +143,13 @@ void Run(const Flags& flags) {
   options.kv_heads = flags.kv_heads;
   options.query_rows = flags.query_rows;
   const std::vector<std::string> paths = OutputPaths(flags, prompts);
+  if (work.model && device.is_cuda && flags.device == "auto") {
+    if (const std::string why = WhyNotOnDevice(*work.model); !why.empty()) {
+      std::fprintf(stderr, "kvscope-capture: the model has %s, which no device computes yet: it runs on the CPU\n",
+                   why.c_str());
+      device = {};
+    }
+  }
   const std::unique_ptr<Engine> engine = MakeEngine(flags, device, work);
   std::vector<TraceInfo> infos;
   for (const Prompt& prompt : prompts)

@@ -55,8 +55,8 @@ void Run(const Flags& flags, const std::string& command) {
     threads = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism, flags.threads);
   const GgufFile gguf = GgufFile::Open(flags.model);
   const Tokenizer tokenizer = Tokenizer::FromGguf(gguf);
+  const std::vector<Prompt> prompts = MakePrompts(flags.task, tokenizer, ReadModelConfig(gguf).context_length);
   const std::unique_ptr<Model> model = LoadModel(gguf);
-  const std::vector<Prompt> prompts = MakePrompts(flags.task, tokenizer, model->config.context_length);
   LiveOptions options;
   options.kv_dtype = flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16;
   options.prefill_chunk = flags.prefill_chunk;

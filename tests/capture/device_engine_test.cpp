@@ -368,7 +368,7 @@ TEST_P(OnDevice, RefusesAShapeThatTheKernelsDoNotTake) {
 
 TEST_P(OnDevice, RefusesAWeightOutsideF16) {
   const std::vector<float> row(model_->config.ffn, 1e5f);
-  model_->layers[1].down.SetRow(3, row);
+  model_->layers[1].ffn.down.SetRow(3, row);
   try {
     MakeEngine({});
     FAIL() << "expected an error";

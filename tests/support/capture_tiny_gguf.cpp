@@ -174,6 +174,7 @@ std::string TinyGgufBytes(const TinyGgufOptions& options) {
   file.AddFloat(a + ".rope.freq_base", options.rope_base);
   file.AddInt(a + ".rope.dimension_count", options.head_dim);
   file.AddInt(a + ".vocab_size", options.vocab);
+  if (options.sliding_window > 0) file.AddInt(a + ".attention.sliding_window", options.sliding_window);
   AddVocabulary(options, &file);
 
   const auto add_matrix = [&](const std::string& name, GgufType type, uint64_t cols, uint64_t rows) {
@@ -198,6 +199,7 @@ std::string TinyGgufBytes(const TinyGgufOptions& options) {
   }
   add_norm("output_norm.weight");
   if (!options.tied_embeddings) add_matrix("output.weight", options.matrix_type, embedding, vocab);
+  if (!options.extra_tensor.empty()) file.AddTensor(options.extra_tensor, GgufType::kF32, {16}, std::string(64, '\0'));
   return file.Bytes();
 }
 

@@ -56,6 +56,8 @@ struct TinyGgufOptions {
   std::string chat_template = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}";
   uint32_t version = 3;
   uint32_t seed = 1;
+  int sliding_window = 0;      // of every layer, tokens; 0: none
+  std::string extra_tensor{};  // one of 16 floats that no model has
 };
 
 // A complete model: token embeddings, `layers` blocks, output norm. Embedding length is heads * head_dim. Weights are
