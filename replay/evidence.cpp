@@ -185,7 +185,7 @@ void Evidence::SeeSampledRows(int layer_index, int kv_head, const KvHeadData& da
   for (int tile = 0; tile < num_tokens; tile += kTileTokens) {
     const int count = std::min(kTileTokens, num_tokens - tile);
     PackKeyPanels(data.k.At(static_cast<size_t>(tile) * dim), data.k.dtype(), count, dim, panels.data());
-    ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, source_.info().layers[layer_index].scale,
+    ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, RuleOf(source_.info().layers[layer_index]),
               weights.data() + tile, stride);
   }
   for (int head = 0; head < group; ++head) {

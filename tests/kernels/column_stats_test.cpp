@@ -87,7 +87,7 @@ TEST_P(ColumnStats, FastEqualsTheSpecification) {
   attention.q = q_floats.data(), attention.q_head_stride = static_cast<int64_t>(c.tokens) * head_dim,
   attention.q_row_stride = head_dim;
   attention.k = k.data(), attention.v = v.data(), attention.group = c.group, attention.num_queries = c.tokens;
-  attention.head_dim_k = attention.head_dim_v = head_dim, attention.scale = 0.17f;
+  attention.head_dim_k = attention.head_dim_v = head_dim, attention.rule.scale = 0.17f;
   attention.out = out.data(), attention.out_head_stride = attention.q_head_stride, attention.out_row_stride = head_dim;
   attention.lse = lse.data(), attention.lse_head_stride = c.tokens;
   cpu_fast::Attend(attention);
