@@ -261,6 +261,12 @@ inline void Transpose(Floats rows[16]) {
 }
 #endif
 
+// The other way round: lanes from `begin` on keep their value.
+inline Floats KeepFrom(Floats a, int begin, float fill) {
+  static constexpr float kLane[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return IfLess(Load(kLane), Broadcast(static_cast<float>(begin)), Broadcast(fill), a);
+}
+
 // Relative error < 4e-7; a NaN stays one. Near 0 the fifth convergent of Lambert's continued fraction, elsewhere
 // (1 - e) / (1 + e) with e = exp(-2 |x|).
 inline Floats Tanh(Floats x) {
