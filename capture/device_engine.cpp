@@ -12,11 +12,11 @@
 #include "kernels/add_rows.h"
 #include "kernels/attention_decode.h"
 #include "kernels/attention_prefill.h"
+#include "kernels/cap_logits.h"
 #include "kernels/embed.h"
 #include "kernels/glu.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
-#include "kernels/soft_cap.h"
 #include "kernels/top_logits.h"
 
 namespace kvscope::KVSCOPE_TWIN {
@@ -312,7 +312,7 @@ void EngineOnDevice::FeedForward(int layer, int tokens, void* stream) {
 
 void EngineOnDevice::FindLogits(const TensorView& hidden, const TensorView& logits, void* stream) {
   Multiply(hidden, weights_.head(), logits, /*accumulate=*/false, stream);
-  if (config().logit_softcap > 0) SoftCap(config().logit_softcap, logits, On(stream));
+  if (config().logit_softcap > 0) CapLogits(config().logit_softcap, logits, On(stream));
 }
 
 // Norm of all rows, logits of the last one and its best ids.

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// x = cap * tanh(x / cap) in place: logits of Gemma 2, https://arxiv.org/abs/2408.00118
+// Soft-capping of sixteen scores. Internal to kernels/*.cpp.
 #pragma once
 
-#include "kernels/tensor.h"
+#include "kernels/simd.h"
 
 namespace kvscope {
 
-// x [rows, dim] f32, any row stride; cap > 0.
-namespace cpu {
-void SoftCap(float cap, const TensorView& x);
-}
-namespace cuda {
-void SoftCap(float cap, const TensorView& x, const Workspace& workspace);
-}
+// softcap * tanh(score / softcap), relative error < 6e-7. Every capped score anywhere comes from here.
+class SoftCap {
+ public:
+  explicit SoftCap(float softcap) : softcap_(simd::Broadcast(softcap)), inverse_(simd::Broadcast(1 / softcap)) {}
+  simd::Floats operator()(simd::Floats score) const {
+    return simd::Mul(simd::Tanh(simd::Mul(score, inverse_)), softcap_);
+  }
+
+ private:
+  simd::Floats softcap_, inverse_;
+};
 
 }  // namespace kvscope

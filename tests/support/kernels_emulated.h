@@ -51,7 +51,7 @@ void FindTopLogits(const TopLogits& top, const Workspace& workspace);
 size_t TopLogitsWorkspaceBytes(const TopLogits& top);
 void FillRandom(void* data, int64_t count, DenseType type, uint64_t seed, float deviation, const Workspace& workspace);
 void AddRows(const TensorView& x, const TensorView& out, const Workspace& workspace);
-void SoftCap(float cap, const TensorView& x, const Workspace& workspace);
+void CapLogits(float cap, const TensorView& x, const Workspace& workspace);
 void AddColumns(const ColumnTotals& columns, const Workspace& workspace);
 void Glu(Gate kind, const TensorView& gate, const TensorView& up, const TensorView& out, const Workspace& workspace);
 }  // namespace cuda_emulated

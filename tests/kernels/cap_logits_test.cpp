@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/soft_cap.h"
+#include "kernels/cap_logits.h"
 
 #include <gtest/gtest.h>
 
@@ -12,9 +12,9 @@
 namespace kvscope {
 namespace {
 
-class SoftCap : public testing::TestWithParam<Backend> {};
+class CapLogits : public testing::TestWithParam<Backend> {};
 
-TEST_P(SoftCap, BendsValuesTowardsTheCap) {
+TEST_P(CapLogits, BendsValuesTowardsTheCap) {
   const Backend backend = GetParam();
   KVSCOPE_SKIP_WITHOUT(backend);
   constexpr int kRows = 515, kDim = 7, kStride = 9;
@@ -27,9 +27,9 @@ TEST_P(SoftCap, BendsValuesTowardsTheCap) {
   Lent lent(backend, x, view);
   if (IsEmulated(backend)) {
     cuda_emulated::SetBackend(backend);
-    cuda_emulated::SoftCap(kCap, lent.view(), {});
+    cuda_emulated::CapLogits(kCap, lent.view(), {});
   } else {
-    backend == Backend::kCuda ? cuda::SoftCap(kCap, lent.view(), {}) : cpu::SoftCap(kCap, lent.view());
+    backend == Backend::kCuda ? cuda::CapLogits(kCap, lent.view(), {}) : cpu::CapLogits(kCap, lent.view());
   }
   lent.Fetch();
   for (int i = 0; i < kRows * kStride; ++i) {
@@ -41,7 +41,7 @@ TEST_P(SoftCap, BendsValuesTowardsTheCap) {
 std::string TestName(const testing::TestParamInfo<Backend>& info) {
   return Name(info.param);
 }
-INSTANTIATE_TEST_SUITE_P(Backends, SoftCap,
+INSTANTIATE_TEST_SUITE_P(Backends, CapLogits,
                          testing::Values(Backend::kCpu, Backend::kEmulated, Backend::kEmulatedBackwards,
                                          Backend::kCuda),
                          TestName);

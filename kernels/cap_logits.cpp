@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/soft_cap.h"
+#include "kernels/cap_logits.h"
 
 #include <cmath>
 
@@ -7,7 +7,7 @@
 
 namespace kvscope {
 
-void cpu::SoftCap(float cap, const TensorView& x) {
+void cpu::CapLogits(float cap, const TensorView& x) {
   KVSCOPE_CHECK(cap > 0);
   for (int64_t row = 0; row < x.shape[0]; ++row) {
     float* values = x.floats() + row * x.strides[0];
@@ -16,8 +16,8 @@ void cpu::SoftCap(float cap, const TensorView& x) {
 }
 
 #ifndef KVSCOPE_HAVE_CUDA
-void cuda::SoftCap(float, const TensorView&, const Workspace&) {
-  throw Error("soft_cap on cuda: this build has no CUDA; rebuild with nvcc on PATH and -DKVSCOPE_CUDA=ON");
+void cuda::CapLogits(float, const TensorView&, const Workspace&) {
+  throw Error("cap_logits on cuda: this build has no CUDA; rebuild with nvcc on PATH and -DKVSCOPE_CUDA=ON");
 }
 #endif
 
