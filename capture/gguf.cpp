@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Metadata and tensor access; the parser that checks the file is in gguf_parser.cpp.
+// Metadata and tensor access; gguf_open.cpp opens files, gguf_parser.cpp checks them.
 #include "capture/gguf.h"
 
 #include <algorithm>
@@ -39,12 +39,12 @@ GgufFile::GgufFile(GgufFile&&) noexcept = default;
 GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;
 GgufFile::~GgufFile() = default;
 
-int64_t GgufFile::file_bytes() const {
-  return static_cast<int64_t>(storage_->bytes().size());
+std::string GgufFile::Place(std::string_view key) const {
+  return StrCat(path(), ":", Printable(key));
 }
 
-std::string GgufFile::Place(std::string_view key) const {
-  return StrCat(path_, ":", Printable(key));
+std::string GgufFile::Place(const GgufTensor& tensor) const {
+  return StrCat(paths_[tensor.part], ":", Printable(tensor.name));
 }
 
 const GgufFile::Value* GgufFile::FindValue(std::string_view key) const {
@@ -230,11 +230,11 @@ const GgufTensor& GgufFile::RequireTensor(std::string_view name, std::span<const
                        ", found none; the file is not a complete model of this architecture, convert it again"));
   }
   if (!std::equal(shape.begin(), shape.end(), tensor->shape.begin(), tensor->shape.end())) {
-    throw Error(StrCat(Place(name), ": expected shape ", ShapeText(shape), ", found ", ShapeText(tensor->shape),
+    throw Error(StrCat(Place(*tensor), ": expected shape ", ShapeText(shape), ", found ", ShapeText(tensor->shape),
                        "; metadata and tensors disagree, convert the model again"));
   }
   if (!IsReadable(tensor->type)) {
-    throw Error(StrCat(Place(name), ": expected ", ReadableGgufTypeNames(), ", found ", GgufTypeName(tensor->type),
+    throw Error(StrCat(Place(*tensor), ": expected ", ReadableGgufTypeNames(), ", found ", GgufTypeName(tensor->type),
                        "; use a file of the same model in one of those types"));
   }
   return *tensor;
@@ -256,7 +256,7 @@ void GgufFile::Dequantize(const GgufTensor& tensor, int64_t first_row, std::span
   if (any_bad) {
     const auto bad = std::find_if(out.begin(), out.end(), [](float value) { return !std::isfinite(value); });
     const int64_t at = bad - out.begin();
-    throw Error(StrCat(Place(tensor.name), ": expected finite weights, found ", *bad, " at row ", first_row + at / cols,
+    throw Error(StrCat(Place(tensor), ": expected finite weights, found ", *bad, " at row ", first_row + at / cols,
                        ", column ", at % cols, "; the file is damaged, fetch it again"));
   }
 }
