@@ -3,11 +3,13 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <random>
 
 #include "core/half.h"
+#include "kernels/bf16.h"
 
 namespace kvscope {
 namespace {
@@ -37,16 +39,20 @@ class WeightMaker {
  public:
   explicit WeightMaker(uint32_t seed) : random_(seed) {}
 
-  // `count` weights uniform in [-limit, limit], in the bytes of the type.
+  // `count` weights uniform in [-limit, limit], or about as wide, in the bytes of the type.
   std::string Uniform(GgufType type, int64_t count, float limit) {
     std::string bytes;
-    if (type == GgufType::kF32 || type == GgufType::kF16) {
+    if (!FormatOf(type)) {
       for (int64_t i = 0; i < count; ++i) {
         const float value = limit * (2 * Unit() - 1);
-        bytes += type == GgufType::kF32 ? Raw(value) : Raw(HalfFromFloat(value).bits);
+        bytes += type == GgufType::kF32   ? Raw(value)
+                 : type == GgufType::kF16 ? Raw(HalfFromFloat(value).bits)
+                                          : Raw(Bf16FromFloat(value));
       }
       return bytes;
     }
+    for (const HalvesOf& halves : kHalves)
+      if (halves.type == type) return RandomBlocks(halves, count, limit);
     const bool has_minimum = type == GgufType::kQ4_1;
     const int quant_bytes = type == GgufType::kQ8_0 ? 32 : 16;
     const float step = type == GgufType::kQ8_0 ? limit / 128 : limit * 2 / 15;
@@ -65,6 +71,40 @@ class WeightMaker {
   }
 
  private:
+  // Where a type's scale and minimum lie in a block, in bytes (-1: no minimum), and the minimum for which codes and
+  // factors drawn at random have the mean 0, in units of the scale.
+  struct HalvesOf {
+    GgufType type;
+    int scale_at, minimum_at;
+    float minimum;
+  };
+  static constexpr HalvesOf kHalves[] = {
+      {GgufType::kQ5_0, 0, -1, 0},   {GgufType::kQ5_1, 0, 2, -15.5f}, {GgufType::kQ2_K, 80, 82, 1.5f},
+      {GgufType::kQ3_K, 108, -1, 0}, {GgufType::kQ4_K, 0, 2, 7.5f},   {GgufType::kQ5_K, 0, 2, 15.5f},
+      {GgufType::kQ6_K, 208, -1, 0}, {GgufType::kIQ4_NL, 0, -1, 0},
+  };
+
+  std::string RandomBlocks(const HalvesOf& halves, int64_t count, float limit) {
+    std::vector<float> weights(GgufBlockElements(halves.type));
+    std::string bytes, block(GgufRowBytes(halves.type, static_cast<int64_t>(weights.size())), 0);
+    const auto set_scale = [&](float scale) {
+      const Half values[] = {HalfFromFloat(scale), HalfFromFloat(scale * halves.minimum)};
+      std::memcpy(&block[halves.scale_at], &values[0], sizeof(Half));
+      if (halves.minimum_at >= 0) std::memcpy(&block[halves.minimum_at], &values[1], sizeof(Half));
+    };
+    for (int64_t i = 0; i < count; i += static_cast<int64_t>(weights.size())) {
+      for (char& byte : block) byte = static_cast<char>(random_() & 255);
+      set_scale(1);
+      DequantizeRow(halves.type, reinterpret_cast<const std::byte*>(block.data()), weights);
+      double squares = 0;
+      for (const float weight : weights) squares += weight * weight;
+      const double width = std::sqrt(squares / static_cast<double>(weights.size()));
+      set_scale(static_cast<float>(limit / std::sqrt(3.0) / width) * (0.75f + 0.5f * Unit()));
+      bytes += block;
+    }
+    return bytes;
+  }
+
   float Unit() { return static_cast<float>(random_() >> 8) / 16777216.0f; }  // [0, 1), equal on every platform
   std::mt19937 random_;
 };
@@ -135,26 +175,61 @@ void GgufBuilder::AddInts(std::string_view key, const std::vector<int32_t>& valu
 
 void GgufBuilder::AddTensorAt(std::string_view name, GgufType type, const std::vector<uint64_t>& shape,
                               uint64_t offset) {
-  tensors_ += RawText(name) + Raw(static_cast<uint32_t>(shape.size()));
-  for (const uint64_t extent : shape) tensors_ += Raw(extent);
-  tensors_ += Raw(static_cast<uint32_t>(type)) + Raw(offset);
-  ++num_tensors_;
+  Tensor tensor;
+  tensor.head = RawText(name) + Raw(static_cast<uint32_t>(shape.size()));
+  for (const uint64_t extent : shape) tensor.head += Raw(extent);
+  tensor.head += Raw(static_cast<uint32_t>(type));
+  tensor.offset = offset;
+  tensors_.push_back(std::move(tensor));
 }
 
 void GgufBuilder::AddTensor(std::string_view name, GgufType type, const std::vector<uint64_t>& shape,
                             std::string data) {
-  AddTensorAt(name, type, shape, data_.size());
-  data_ += data;
-  data_.resize((data_.size() + alignment_ - 1) / alignment_ * alignment_);
+  AddTensorAt(name, type, shape, data_bytes_);
+  data.resize((data.size() + alignment_ - 1) / alignment_ * alignment_);
+  data_bytes_ += data.size();
+  tensors_.back().data = std::move(data);
+}
+
+void GgufBuilder::AddSplit(int number, int count, int num_tensors) {
+  AddRaw("split.no", 2, Raw(static_cast<uint16_t>(number)));
+  AddRaw("split.count", 2, Raw(static_cast<uint16_t>(count)));
+  AddRaw("split.tensors.count", 5, Raw(static_cast<int32_t>(num_tensors)));
 }
 
 std::string GgufBuilder::Bytes() const {
-  std::string bytes = "GGUF" + Raw(version_) + Raw(num_tensors_) + Raw(num_keys_) + keys_ + tensors_;
+  std::string bytes = "GGUF" + Raw(version_) + Raw(uint64_t{tensors_.size()}) + Raw(num_keys_) + keys_;
+  for (const Tensor& tensor : tensors_) bytes += tensor.head + Raw(tensor.offset);
   bytes.resize((bytes.size() + alignment_ - 1) / alignment_ * alignment_);
-  return bytes + data_;
+  for (const Tensor& tensor : tensors_) bytes += tensor.data;
+  return bytes;
+}
+
+std::vector<std::string> GgufBuilder::Parts(int count) const {
+  std::vector<std::string> parts;
+  const int num_tensors = static_cast<int>(tensors_.size());
+  for (int number = 0; number < count; ++number) {
+    GgufBuilder part(version_, alignment_);
+    if (number == 0) {
+      part.keys_ = keys_;
+      part.num_keys_ = num_keys_;
+    }
+    part.AddSplit(number, count, num_tensors);
+    for (int i = num_tensors * number / count; i < num_tensors * (number + 1) / count; ++i) {
+      part.tensors_.push_back(tensors_[i]);
+      part.tensors_.back().offset = part.data_bytes_;
+      part.data_bytes_ += tensors_[i].data.size();
+    }
+    parts.push_back(part.Bytes());
+  }
+  return parts;
 }
 
 std::string TinyGgufBytes(const TinyGgufOptions& options) {
+  return TinyGguf(options).Bytes();
+}
+
+GgufBuilder TinyGguf(const TinyGgufOptions& options) {
   GgufBuilder file(options.version);
   WeightMaker weights(options.seed);
   const uint64_t embedding = static_cast<uint64_t>(options.heads) * options.head_dim;
@@ -200,7 +275,7 @@ std::string TinyGgufBytes(const TinyGgufOptions& options) {
   add_norm("output_norm.weight");
   if (!options.tied_embeddings) add_matrix("output.weight", options.matrix_type, embedding, vocab);
   if (!options.extra_tensor.empty()) file.AddTensor(options.extra_tensor, GgufType::kF32, {16}, std::string(64, '\0'));
-  return file.Bytes();
+  return file;
 }
 
 std::string WriteTempFile(const std::string& name, std::string_view bytes) {
