@@ -62,20 +62,25 @@ void PackRow(const GgufTensor& tensor, const std::byte* row, int output, int inp
       matrix.SetRow(output, codes, scales, minimums);
       return;
     }
+    default: {
+      std::vector<float> weights(inputs);
+      DequantizeRow(tensor.type, row, weights);
+      matrix.SetRow(output, weights);
+    }
   }
-  KVSCOPE_CHECK(false);
 }
 
 WeightKind KindOf(GgufType type) {
   switch (type) {
-    case GgufType::kF32:
-      return WeightKind::kF32;
     case GgufType::kF16:
       return WeightKind::kF16;
     case GgufType::kQ8_0:
       return WeightKind::kQ8;
-    default:
+    case GgufType::kQ4_0:
+    case GgufType::kQ4_1:
       return WeightKind::kQ4;
+    default:
+      return WeightKind::kF32;
   }
 }
 
