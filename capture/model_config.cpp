@@ -69,7 +69,10 @@ class ConfigReader {
     c_.num_heads = IntIn("attention.head_count", 1, 1024);
     c_.num_kv_heads = IntIn("attention.head_count_kv", 1, c_.num_heads, c_.num_heads);
     c_.head_dim = IntIn("attention.key_length", 1, 4096, c_.hidden / c_.num_heads);
-    c_.rms_epsilon = static_cast<float>(gguf_.RequireFloat(Key("attention.layer_norm_rms_epsilon")));
+    const char* const epsilon = "attention.layer_norm_rms_epsilon";
+    c_.rms_epsilon = static_cast<float>(gguf_.RequireFloat(Key(epsilon)));
+    if (!(c_.rms_epsilon > 0 && c_.rms_epsilon < 1))
+      Fail(epsilon, "expected a number between 0 and 1, found ", c_.rms_epsilon, "; the file is damaged");
     if (c_.num_heads % c_.num_kv_heads != 0) {
       Fail("attention.head_count_kv", "expected a divisor of head_count ", c_.num_heads, ", found ", c_.num_kv_heads,
            "; the file is damaged");

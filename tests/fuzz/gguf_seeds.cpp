@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // links: kvscope_capture_lib
-// Writes starting points for gguf_fuzz and tokenizer_fuzz into FOLDER/gguf and FOLDER/tokenizer.
+// Writes starting points for gguf_fuzz, tokenizer_fuzz and model_fuzz into FOLDER/gguf, FOLDER/tokenizer, FOLDER/model.
 #include <filesystem>
 #include <fstream>
 #include <string>
 
+#include "capture/architecture.h"
 #include "tests/support/capture_tiny_gguf.h"
 
 namespace kvscope {
@@ -19,6 +20,7 @@ void WriteAll(const std::filesystem::path& folder) {
   const TinyGgufOptions small{
       .layers = 0, .heads = 1, .kv_heads = 1, .head_dim = 32, .embedding_type = GgufType::kQ4_0};
   Write(folder / "tokenizer" / "vocabulary", TinyGgufBytes(small));
+  for (const Architecture& family : Architectures()) Write(folder / "model" / family.name, SmallestModel(family));
   int number = 0;
   for (const char* text :
        {"", "the 42 things\n\n  it's", "<|im_start|>user\nhi<|im_end|>", "\xC3\xA9\xE6\xBC\xA2\xF0\x9F\x98\x80",

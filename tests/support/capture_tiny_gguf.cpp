@@ -8,6 +8,7 @@
 #include <fstream>
 #include <random>
 
+#include "capture/architecture.h"
 #include "core/half.h"
 #include "kernels/bf16.h"
 
@@ -142,6 +143,14 @@ void AddVocabulary(const TinyGgufOptions& options, GgufBuilder* file) {
   file->AddString("tokenizer.chat_template", options.chat_template);
 }
 
+// One that is not in the table has a llama's tensors.
+Architecture FamilyOf(const std::string& name) {
+  for (const Architecture& family : Architectures()) {
+    if (family.name == name) return family;
+  }
+  return {};
+}
+
 }  // namespace
 
 void GgufBuilder::AddRaw(std::string_view key, uint32_t type, std::string_view value) {
@@ -249,30 +258,66 @@ GgufBuilder TinyGguf(const TinyGgufOptions& options) {
   file.AddFloat(a + ".rope.freq_base", options.rope_base);
   file.AddInt(a + ".rope.dimension_count", options.head_dim);
   file.AddInt(a + ".vocab_size", options.vocab);
+  if (options.experts > 0) {
+    file.AddInt(a + ".expert_count", options.experts);
+    file.AddInt(a + ".expert_used_count", 2);
+  }
   if (options.sliding_window > 0) file.AddInt(a + ".attention.sliding_window", options.sliding_window);
   AddVocabulary(options, &file);
 
-  const auto add_matrix = [&](const std::string& name, GgufType type, uint64_t cols, uint64_t rows) {
+  const auto add_matrix = [&](const std::string& name, GgufType type, uint64_t cols, uint64_t rows,
+                              uint64_t matrices = 1) {
     const float limit = std::sqrt(3.0f / static_cast<float>(cols));
-    file.AddTensor(name, type, {cols, rows}, weights.Uniform(type, static_cast<int64_t>(cols * rows), limit));
+    std::vector<uint64_t> shape{cols, rows};
+    if (matrices > 1) shape.push_back(matrices);
+    file.AddTensor(name, type, shape, weights.Uniform(type, static_cast<int64_t>(cols * rows * matrices), limit));
   };
-  const auto add_norm = [&](const std::string& name) {
-    file.AddTensor(name, GgufType::kF32, {embedding}, weights.Norm(static_cast<int64_t>(embedding)));
+  const auto add_norm = [&](const std::string& name, uint64_t size) {
+    file.AddTensor(name, GgufType::kF32, {size}, weights.Norm(static_cast<int64_t>(size)));
   };
+  const auto add_bias = [&](const std::string& name, uint64_t size) {
+    file.AddTensor(name, GgufType::kF32, {size}, weights.Uniform(GgufType::kF32, static_cast<int64_t>(size), 0.5f));
+  };
+  const Architecture family = FamilyOf(a);
+  const GgufType matrix = options.matrix_type;
   add_matrix("token_embd.weight", options.embedding_type, embedding, vocab);
   for (int layer = 0; layer < options.layers; ++layer) {
     const std::string block = "blk." + std::to_string(layer) + ".";
-    add_norm(block + "attn_norm.weight");
-    add_matrix(block + "attn_q.weight", options.matrix_type, embedding, embedding);
-    add_matrix(block + "attn_k.weight", options.matrix_type, embedding, kv_width);
-    add_matrix(block + "attn_v.weight", options.matrix_type, embedding, kv_width);
-    add_matrix(block + "attn_output.weight", options.matrix_type, embedding, embedding);
-    add_norm(block + "ffn_norm.weight");
-    add_matrix(block + "ffn_gate.weight", options.matrix_type, embedding, ffn);
-    add_matrix(block + "ffn_up.weight", options.matrix_type, embedding, ffn);
-    add_matrix(block + "ffn_down.weight", options.matrix_type, ffn, embedding);
+    add_norm(block + "attn_norm.weight", embedding);
+    if (family.has_fused_weights) {
+      add_matrix(block + "attn_qkv.weight", matrix, embedding, embedding + 2 * kv_width);
+    } else {
+      add_matrix(block + "attn_q.weight", matrix, embedding, embedding);
+      add_matrix(block + "attn_k.weight", matrix, embedding, kv_width);
+      add_matrix(block + "attn_v.weight", matrix, embedding, kv_width);
+    }
+    if (family.has_qkv_bias) {
+      add_bias(block + "attn_q.bias", embedding);
+      add_bias(block + "attn_k.bias", kv_width);
+      add_bias(block + "attn_v.bias", kv_width);
+    }
+    if (family.has_qk_norm) {
+      add_norm(block + "attn_q_norm.weight", options.head_dim);
+      add_norm(block + "attn_k_norm.weight", options.head_dim);
+    }
+    add_matrix(block + "attn_output.weight", matrix, embedding, embedding);
+    add_norm(block + "ffn_norm.weight", embedding);
+    if (family.has_post_norms) {
+      add_norm(block + "post_attention_norm.weight", embedding);
+      add_norm(block + "post_ffw_norm.weight", embedding);
+    }
+    if (options.experts > 0) {
+      add_matrix(block + "ffn_gate_inp.weight", GgufType::kF32, embedding, options.experts);
+      add_matrix(block + "ffn_gate_exps.weight", matrix, embedding, ffn, options.experts);
+      add_matrix(block + "ffn_up_exps.weight", matrix, embedding, ffn, options.experts);
+      add_matrix(block + "ffn_down_exps.weight", matrix, ffn, embedding, options.experts);
+      continue;
+    }
+    if (!family.has_fused_weights) add_matrix(block + "ffn_gate.weight", matrix, embedding, ffn);
+    add_matrix(block + "ffn_up.weight", matrix, embedding, family.has_fused_weights ? 2 * ffn : ffn);
+    add_matrix(block + "ffn_down.weight", matrix, ffn, embedding);
   }
-  add_norm("output_norm.weight");
+  add_norm("output_norm.weight", embedding);
   if (!options.tied_embeddings) add_matrix("output.weight", options.matrix_type, embedding, vocab);
   if (!options.extra_tensor.empty()) file.AddTensor(options.extra_tensor, GgufType::kF32, {16}, std::string(64, '\0'));
   return file;

@@ -59,11 +59,12 @@ struct TinyGgufOptions {
   bool tied_embeddings = true;  // false: an output.weight of its own
   GgufType matrix_type = GgufType::kF32;
   GgufType embedding_type = GgufType::kF32;
-  std::string architecture = "llama";
+  std::string architecture = "llama";  // its family's tensors are there
   std::string pre_tokenizer = "smollm";
   std::string chat_template = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}";
   uint32_t version = 3;
   uint32_t seed = 1;
+  int experts = 0;             // of which two are used; at least 3, or 0: none
   int sliding_window = 0;      // of every layer, tokens; 0: none
   std::string extra_tensor{};  // one of 16 floats that no model has
 };
