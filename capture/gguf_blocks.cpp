@@ -312,6 +312,7 @@ constexpr TypeInfo kTypes[] = {
     {39, "MXFP4"},
     {40, "NVFP4"},
     {41, "Q1_0"},
+    {42, "Q2_0"},
 };
 
 const TypeInfo* FindType(GgufType type) {
