@@ -25,10 +25,18 @@ struct Unpacked {
   float* minimums;
 };
 
-// Byte i of a block of 32 holds elements i (low four bits) and i + 16.
-void UnpackPairs(const uint8_t (&pairs)[16], uint8_t* codes) {
-  for (int i = 0; i < 16; ++i) codes[i] = pairs[i] & 15;
-  for (int i = 0; i < 16; ++i) codes[i + 16] = pairs[i] >> 4;
+// Byte i of the pairs holds elements i (low four bits) and i + kBytes. Eight at a time: compilers take loops of 16
+// apart.
+template <int kBytes>
+void UnpackPairs(const uint8_t* pairs, uint8_t* codes) {
+  constexpr uint64_t kLow = 0x0f0f0f0f0f0f0f0f;
+  for (int i = 0; i < kBytes; i += 8) {
+    uint64_t eight;
+    std::memcpy(&eight, pairs + i, 8);
+    const uint64_t low = eight & kLow, high = eight >> 4 & kLow;
+    std::memcpy(codes + i, &low, 8);
+    std::memcpy(codes + kBytes + i, &high, 8);
+  }
 }
 
 // Bit i is the fifth bit of code i.
@@ -46,7 +54,7 @@ struct BlockQ4_0 {
 
   void Unpack(Unpacked to) const {
     to.scales[0] = FloatFromHalf(d);
-    UnpackPairs(pairs, to.codes);
+    UnpackPairs<16>(pairs, to.codes);
   }
 };
 
@@ -59,7 +67,7 @@ struct BlockQ4_1 {
   void Unpack(Unpacked to) const {
     to.scales[0] = FloatFromHalf(d);
     to.minimums[0] = FloatFromHalf(m);
-    UnpackPairs(pairs, to.codes);
+    UnpackPairs<16>(pairs, to.codes);
   }
 };
 
@@ -72,7 +80,7 @@ struct BlockQ5_0 {
 
   void Unpack(Unpacked to) const {
     to.scales[0] = FloatFromHalf(d);
-    UnpackPairs(pairs, to.codes);
+    UnpackPairs<16>(pairs, to.codes);
     AddFifthBits(high, to.codes);
   }
 };
@@ -87,7 +95,7 @@ struct BlockQ5_1 {
   void Unpack(Unpacked to) const {
     to.scales[0] = FloatFromHalf(d);
     to.minimums[0] = FloatFromHalf(m);
-    UnpackPairs(pairs, to.codes);
+    UnpackPairs<16>(pairs, to.codes);
     AddFifthBits(high, to.codes);
   }
 };
@@ -114,8 +122,8 @@ struct BlockIQ4_NL {
 
   void Unpack(Unpacked to) const {
     to.scales[0] = FloatFromHalf(d);
-    for (int i = 0; i < 16; ++i) to.codes[i] = kCodes[pairs[i] & 15];
-    for (int i = 0; i < 16; ++i) to.codes[i + 16] = kCodes[pairs[i] >> 4];
+    UnpackPairs<16>(pairs, to.codes);
+    for (int i = 0; i < 32; ++i) to.codes[i] = kCodes[to.codes[i]];
   }
 };
 
@@ -188,12 +196,9 @@ void UnpackSixBits(const uint8_t (&packed)[12], Half d, Half dmin, Unpacked to) 
   }
 }
 
-// Byte i of a quarter of 64 elements holds elements i (low four bits) and i + 32.
+// Four quarters of 64 elements, each as 32 pairs.
 void UnpackLongPairs(const uint8_t (&low)[128], uint8_t* codes) {
-  for (int quarter = 0; quarter < 4; ++quarter) {
-    for (int i = 0; i < 32; ++i) codes[quarter * 64 + i] = low[quarter * 32 + i] & 15;
-    for (int i = 0; i < 32; ++i) codes[quarter * 64 + 32 + i] = low[quarter * 32 + i] >> 4;
-  }
+  for (int quarter = 0; quarter < 4; ++quarter) UnpackPairs<32>(low + quarter * 32, codes + quarter * 64);
 }
 
 struct BlockQ4_K {
@@ -257,18 +262,44 @@ void UnpackBlocks(const std::byte* row, int64_t num_blocks, Unpacked to) {
   }
 }
 
+// Unpacks 256 weights at a time, so that they stay in the first cache; then floats, then scales.
+template <typename Block>
+void DequantizeBlocks(const std::byte* row, int64_t num_blocks, float* out) {
+  constexpr int kPieceBlocks = kSuperBlock / Block::kElements;
+  constexpr int kGroup = Block::kFormat.group;
+  uint8_t codes[kSuperBlock];
+  float scales[kSuperBlock / kGroup], minimums[kSuperBlock / kGroup];
+  for (int64_t done = 0; done < num_blocks; done += kPieceBlocks) {
+    const int64_t blocks = std::min<int64_t>(kPieceBlocks, num_blocks - done), count = blocks * Block::kElements;
+    UnpackBlocks<Block>(row + done * static_cast<int64_t>(sizeof(Block)), blocks, {codes, scales, minimums});
+    // Not scale * code - scale * zero, which is the same number but for the sign of zero.
+    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(codes[i] - Block::kFormat.zero);
+    for (int64_t group = 0; group < count / kGroup; ++group, out += kGroup) {
+      const float scale = scales[group];
+      if constexpr (Block::kFormat.has_minimum) {
+        for (int k = 0; k < kGroup; ++k) out[k] = out[k] * scale + minimums[group];
+      } else {
+        for (int k = 0; k < kGroup; ++k) out[k] *= scale;
+      }
+    }
+  }
+}
+
 struct TypeInfo {
   uint32_t id;
   const char* name;
   int64_t block_elements = 0;  // 0: cannot be read
   int64_t block_bytes = 0;
   QuantFormat format = {};
-  void (*unpack)(const std::byte* row, int64_t num_blocks, Unpacked to) = nullptr;  // nullptr: not quantised
+  // nullptr: not quantised
+  void (*unpack)(const std::byte* row, int64_t num_blocks, Unpacked to) = nullptr;
+  void (*dequantize)(const std::byte* row, int64_t num_blocks, float* out) = nullptr;
 };
 
 template <typename Block>
 constexpr TypeInfo Quantised(GgufType type, const char* name) {
-  return {static_cast<uint32_t>(type), name, Block::kElements, sizeof(Block), Block::kFormat, UnpackBlocks<Block>};
+  return {static_cast<uint32_t>(type), name, Block::kElements, sizeof(Block), Block::kFormat, UnpackBlocks<Block>,
+          DequantizeBlocks<Block>};
 }
 
 // Every type ggml has, so that an error can name what we cannot read; retired numbers are left out. Ascending.
@@ -313,30 +344,6 @@ const TypeInfo* FindType(GgufType type) {
   const auto* found = std::find_if(std::begin(kTypes), std::end(kTypes),
                                    [&](const TypeInfo& info) { return info.id == static_cast<uint32_t>(type); });
   return found == std::end(kTypes) ? nullptr : found;
-}
-
-// Weights of one type's row, a piece at a time so that codes stay in the first cache.
-void DequantizeBlocks(const TypeInfo& info, const std::byte* row, std::span<float> out) {
-  constexpr int64_t kPiece = 8 * kSuperBlock;
-  uint8_t codes[kPiece];
-  float scales[kPiece / 16], minimums[kPiece / 16];
-  const int group = info.format.group;
-  for (auto begin = int64_t{0}, end = static_cast<int64_t>(out.size()); begin < end; begin += kPiece) {
-    const int64_t count = std::min(kPiece, end - begin), num_blocks = count / info.block_elements;
-    info.unpack(row, num_blocks, {codes, scales, minimums});
-    row += num_blocks * info.block_bytes;
-    float* to = out.data() + begin;
-    for (int64_t i = 0; i < count / group; ++i, to += group) {
-      const uint8_t* from = codes + i * group;
-      const float scale = scales[i];
-      if (info.format.has_minimum) {
-        for (int k = 0; k < group; ++k) to[k] = scale * static_cast<float>(from[k]) + minimums[i];
-      } else {
-        // Not scale * code - scale * zero, which is the same number but for the sign of zero.
-        for (int k = 0; k < group; ++k) to[k] = scale * static_cast<float>(from[k] - info.format.zero);
-      }
-    }
-  }
 }
 
 }  // namespace
@@ -415,7 +422,7 @@ void DequantizeRow(GgufType type, const std::byte* row, std::span<float> out) {
       break;
     }
     default:
-      DequantizeBlocks(info, row, out);
+      info.dequantize(row, static_cast<int64_t>(out.size()) / info.block_elements, out.data());
   }
 }
 

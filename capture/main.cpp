@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -97,10 +98,11 @@ Work MakeWork(const Flags& flags) {
     return work;
   }
   const GgufFile gguf = GgufFile::Open(flags.model);
-  work.config = ReadModelConfig(gguf);
+  const int context_limit = ReadModelConfig(gguf, /*max_tokens=*/INT_MAX).context_length;
   work.tokenizer = Tokenizer::FromGguf(gguf);
-  work.prompts = MakePrompts(flags.task, *work.tokenizer, work.config.context_length);
-  work.model = LoadModel(gguf);
+  work.prompts = MakePrompts(flags.task, *work.tokenizer, context_limit);
+  work.model = LoadModel(gguf, LongestRun(work.prompts));
+  work.config = work.model->config;
   work.model_paths = gguf.paths();
   work.sha256 = gguf.HexSha256OfFiles();
   return work;
