@@ -30,7 +30,6 @@ class Case:
     config: dict
     layers: tuple                  # whose q, k, v are compared
     prompt: str = SHORT
-    refused: str = ""              # what kvscope's refusal must name; empty: it computes this
     peer_differs: str = ""         # why llama.cpp computes something else from the same file; empty: it must agree
 
     @property
@@ -95,8 +94,8 @@ CASES = (
     Case("phi3", *_PHI3, _phi3(512), (0, 2)),
     Case("phi3_window", *_PHI3, _phi3(512, window=24), (0, 2), peer_differs="llama.cpp switches phi3's window off"),
     # A sequence longer than the original context takes the long factors. llama.cpp goes by the size of its context, at least 256.
-    Case("phi3_longrope", *_PHI3, _phi3(64, kind="longrope", original_max_position_embeddings=64, **_LONGROPE), (0, 2), LONG, refused="rope_factors_long.weight"),
-    Case("phi3_shortrope", *_PHI3, _phi3(256, kind="longrope", original_max_position_embeddings=256, **_LONGROPE), (0, 2), refused="rope_factors_long.weight"),
+    Case("phi3_longrope", *_PHI3, _phi3(64, kind="longrope", original_max_position_embeddings=64, **_LONGROPE), (0, 2), LONG),
+    Case("phi3_shortrope", *_PHI3, _phi3(256, kind="longrope", original_max_position_embeddings=256, **_LONGROPE), (0, 2)),
 )
 
 
