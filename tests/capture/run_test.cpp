@@ -121,7 +121,7 @@ TEST_F(Run, RelevanceEqualsTheStatisticsOfTheVectors) {
       problem.group = 2;
       problem.num_rows = problem.num_tokens = problem.row_end = tokens;
       problem.head_dim = 16;
-      problem.scale = vectors->info().layers[layer].scale;
+      problem.rule = RuleOf(vectors->info().layers[layer]);
       cpu::ColumnStats(problem, specs, expected.emplace_back(2));
     }
   }
