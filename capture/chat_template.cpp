@@ -58,14 +58,23 @@ class ChatWriter {
       span.turn.token_begin = std::min(span.turn.token_begin, done);
       if (i + 1 == turn_ends_.size()) span.turn.token_end = static_cast<int64_t>(chat_.ids.size());
       done = span.turn.token_end;
-      span.text = span.text_byte_begin == span.text_byte_end
-                      ? TokenRange{done, done}
-                      : TokensCovering(chat_.byte_offsets, span.text_byte_begin, span.text_byte_end);
+      span.text = TextTokens(span, done);
     }
     return std::move(chat_);
   }
 
  private:
+  TokenRange TextTokens(const ChatSpan& span, int64_t end_of_turn) const {
+    if (span.text_byte_begin == span.text_byte_end) return {end_of_turn, end_of_turn};
+    const std::vector<int64_t>& offsets = chat_.byte_offsets;
+    TokenRange tokens = TokensCovering(offsets, span.text_byte_begin, span.text_byte_end);
+    const auto begin_of = [&](int64_t token) { return offsets[static_cast<size_t>(token)]; };
+    while (tokens.token_begin > 0 && begin_of(tokens.token_begin - 1) == begin_of(tokens.token_begin)) {
+      --tokens.token_begin;
+    }
+    return tokens;
+  }
+
   std::string TextOf(int id) const { return id < 0 ? "" : std::string(tokenizer_.Piece(id)); }
 
   std::string Filled(std::string_view marker) const {

@@ -26,7 +26,7 @@ struct ChatTurn {
 
 // Where a turn lies. The whole turn with its markers (the first also has the begin-of-text token), and its text alone:
 // tokens that hold any byte of the text (the first may also hold a space or line break before it, where the vocabulary
-// joins them), and the text's bytes.
+// joins them, or be the dummy space), and the text's bytes.
 struct ChatSpan {
   std::string role;
   TokenRange turn;

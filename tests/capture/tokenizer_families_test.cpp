@@ -3,12 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <sstream>
 
 #include "capture/gguf.h"
 #include "capture/tokenizer.h"
+#include "capture/tokenizer_specials.h"
 #include "core/error.h"
 #include "tests/support/capture_prompts.h"
 #include "tests/support/capture_vocabularies.h"
@@ -172,6 +173,149 @@ TEST(TokenizerFamilies, GiveTheIdsOfLlamaCppForVocabulariesThatShip) {
     ++compared;
   }
   EXPECT_GE(compared, 16u);
+}
+
+Tokenizer Pieces(const PieceVocabularyOptions& options) {
+  return Tokenizer::FromGguf(GgufFile::FromBytes("pieces.gguf", PieceVocabularyBytes(options)));
+}
+
+std::vector<std::string> PiecesOf(const Tokenizer& tokenizer, const std::vector<int>& ids) {
+  std::vector<std::string> pieces;
+  for (const int id : ids) pieces.emplace_back(tokenizer.Piece(id));
+  return pieces;
+}
+
+TEST(SentencePiece, JoinsByScoreThenFromTheLeft) {
+  const Tokenizer tokenizer =
+      Pieces({.tokens = {{"▁", -9}, {"a", -9}, {"b", -9}, {"ab", -1}, {"ba", -1}, {"aba", -0.5f}, {"▁a", -2}},
+              .adds_space = false});
+  const auto pieces = [&](const char* text) { return PiecesOf(tokenizer, tokenizer.Encode(text, false)); };
+  EXPECT_THAT(pieces("ab"), ElementsAre("ab"));
+  EXPECT_THAT(pieces("aba"), ElementsAre("aba"));
+  EXPECT_THAT(pieces("baba"), ElementsAre("ba", "ba"));  // the left of two equal ones
+  EXPECT_THAT(pieces("ababa"), ElementsAre("aba", "ba"));
+  EXPECT_THAT(pieces(" aa"), ElementsAre(" a", "a"));
+  EXPECT_THAT(pieces("▁aa"), ElementsAre(" a", "a"));
+  EXPECT_THAT(pieces("aéa"), ElementsAre("a", "\xC3", "\xA9", "a"));
+  EXPECT_THAT(pieces(""), ElementsAre());
+}
+
+TEST(SentencePiece, PutsADummySpaceThatTakesNoBytes) {
+  const Tokenizer tokenizer = Pieces({.tokens = SomePieces()});
+  const auto check = [&](std::string_view text, const std::vector<std::string>& pieces,
+                         const std::vector<int64_t>& offsets) {
+    const Encoding found = tokenizer.EncodeWithOffsets(text, true);
+    EXPECT_EQ(PiecesOf(tokenizer, found.ids), pieces);
+    EXPECT_EQ(found.byte_offsets, offsets);
+    ExpectExactOffsets(tokenizer, text, found);
+  };
+  check("the", {" the"}, {0, 3});
+  check(" the", {" ", " the"}, {0, 0, 4});
+  check("  !", {" ", "  ", "!"}, {0, 0, 2, 3});
+  check("!the", {" ", "!", "t", "he"}, {0, 0, 1, 2, 4});
+  check("the</s>the the", {" the", "</s>", " the", " the"}, {0, 3, 7, 10, 14});
+  check("</s></s>", {"</s>", "</s>"}, {0, 4, 8});
+  // The dummy space is no part of a range behind it.
+  const Encoding mark = tokenizer.EncodeWithOffsets("!the", true);
+  EXPECT_EQ(TokensCovering(mark.byte_offsets, 0, 1), (TokenRange{1, 2}));
+  // A text that goes on has none.
+  EXPECT_THAT(PiecesOf(tokenizer, tokenizer.EncodeAfter(mark.ids.back(), "the")), ElementsAre("t", "he"));
+  EXPECT_THAT(PiecesOf(tokenizer, tokenizer.EncodeAfter(mark.ids.back(), " the")), ElementsAre(" the"));
+  EXPECT_THAT(PiecesOf(tokenizer, tokenizer.EncodeAfter(2, "the")), ElementsAre(" the"));
+  const Tokenizer without = Pieces({.tokens = SomePieces(), .adds_space = false});
+  EXPECT_EQ(without.Decode(without.Encode("the</s>!the and", true)), "the</s>!the and");
+}
+
+TEST(SentencePiece, LetsPhi3TokensTakeTheWhiteSpaceBehindThem) {
+  std::vector<PieceToken> tokens = SomePieces();
+  tokens.push_back({"<|user|>", 0, 3});
+  for (const bool is_phi : {false, true}) {
+    const Tokenizer tokenizer = Pieces({.tokens = tokens, .name = is_phi ? "Phi-3 mini" : "other"});
+    const std::string text = "<|user|>\n the<s> the<|user|> ";
+    const Encoding found = tokenizer.EncodeWithOffsets(text, true);
+    ExpectExactOffsets(tokenizer, text, found);
+    if (is_phi) {
+      EXPECT_THAT(PiecesOf(tokenizer, found.ids), ElementsAre("<|user|>", " the", "<s>", " ", " the", "<|user|>"));
+      EXPECT_THAT(found.byte_offsets, ElementsAre(0, 10, 13, 16, 16, 20, 29));
+    } else {
+      EXPECT_EQ(tokenizer.Piece(found.ids[1]), " ");
+    }
+  }
+}
+
+TEST(SentencePiece, KnowsItsBeginAndEndTokens) {
+  const Tokenizer tokenizer = Pieces({.tokens = {{"▁", -1}, {"<|eot_id|>", 0, 1}, {"<eos>", 0, 1}, {"</s", 0}}});
+  EXPECT_TRUE(tokenizer.AddsBos());
+  EXPECT_EQ(tokenizer.bos_id(), 1);
+  EXPECT_EQ(tokenizer.eos_id(), 2);
+  EXPECT_EQ(tokenizer.Piece(tokenizer.end_of_turn_id()), "<|eot_id|>");
+  std::vector<std::string> ends;
+  for (int id = 0; id < tokenizer.VocabSize(); ++id) {
+    if (tokenizer.IsEnd(id)) ends.emplace_back(tokenizer.Piece(id));
+  }
+  EXPECT_THAT(ends, ElementsAre("</s>", "<|eot_id|>", "<eos>"));
+  EXPECT_TRUE(tokenizer.IsSpecial(tokenizer.end_of_turn_id()));  // whatever type the file gives it
+  EXPECT_FALSE(Pieces({.tokens = {{"▁", -1}}, .adds_bos = false}).AddsBos());
+}
+
+TEST(SentencePiece, TakesNearLinearTimeForOneLongText) {
+  const Tokenizer tokenizer = Pieces({.tokens = SomePieces()});
+  for (const char* unit : {"the and ", "l", " ", "<s", "漢"}) {
+    std::string text;
+    while (text.size() < 1000000) text += unit;
+    const auto begin = std::chrono::steady_clock::now();
+    const Encoding found = tokenizer.EncodeWithOffsets(text, true);
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    EXPECT_EQ(tokenizer.Decode(found.ids), " " + text);
+    EXPECT_LT(taken.count(), 20.0) << unit;  // about 0.3 s here; a quadratic algorithm takes minutes
+  }
+}
+
+TEST(SentencePiece, RefusesVocabulariesItCannotRead) {
+  const auto message = [](const PieceVocabularyOptions& options) { return MessageOf([&] { Pieces(options); }); };
+  EXPECT_EQ(message({.tokens = {{"▁", 0}}}), "");
+  EXPECT_THAT(message({.tokens = {{"a", 0}}}), HasSubstr("expected a token for a space (U+2581)"));
+  EXPECT_THAT(message({.tokens = {{"▁", 0}, {"<0x0g>", 0, 6}}}), HasSubstr("tokens[260]: expected a byte as '<0x0A>'"));
+  EXPECT_THAT(MessageOf([] {
+                Pieces({.tokens = {{"▁", 0}, {"a", 0}}, .has_bytes = false}).Encode("aaé", false);
+              }),
+              AllOf(HasSubstr("pieces.gguf has tokens for"), HasSubstr("found \\xc3 at byte 2")));
+  GgufBuilder file;
+  file.AddString("tokenizer.ggml.model", "llama");
+  file.AddStrings("tokenizer.ggml.tokens", {"▁"});
+  EXPECT_THAT(MessageOf([&] { Tokenizer::FromGguf(GgufFile::FromBytes("m.gguf", file.Bytes())); }),
+              HasSubstr("m.gguf:tokenizer.ggml.scores: expected one for each of 1 tokens, found 0"));
+}
+
+TEST(TokenizerFamilies, RefuseOtherKindsOfVocabulariesInOneLine) {
+  if (VocabularyFolder().empty()) GTEST_SKIP() << "no vocabularies; run tests/fetch_vocabularies";
+  const auto message = [](const char* file) {
+    return MessageOf([&] { Tokenizer::FromGguf(GgufFile::Open(VocabularyFolder() + "/" + file)); });
+  };
+  EXPECT_THAT(message("bert-bge.gguf"), HasSubstr("found WordPiece, 'bert'; use a model with such a vocabulary"));
+  EXPECT_THAT(message("nomic-bert-moe.gguf"), HasSubstr("found unigrams, 't5'"));
+  EXPECT_THAT(message("gemma-4.gguf"), HasSubstr("found 'gemma4'"));
+  EXPECT_THAT(message("deepseek-llm.gguf"), HasSubstr("found 'deepseek-llm'"));
+  EXPECT_THAT(message("aquila.gguf"), HasSubstr("tokenizer.ggml.pre"));  // none
+}
+
+TEST(SpecialTokens, LetTheLongestWinWhereverItStands) {
+  SpecialTokens specials;
+  specials.Add("<|", {1, true, false});
+  specials.Add("<|a|>", {2, false, false});
+  specials.Add("aa", {3, true, true});
+  const auto cut = [&](std::string_view text, bool parse_special) {
+    std::string parts;
+    for (const SpecialTokens::Part& part : specials.Cut(text, parse_special))
+      parts += StrCat(part.id, ":", text.substr(part.begin, part.end - part.begin), ",");
+    return parts;
+  };
+  EXPECT_EQ(cut("x<|a|>y", true), "-1:x,2:<|a|>,-1:y,");
+  EXPECT_EQ(cut("x<|a|>y", false), "-1:x,1:<|,-1:a|>y,");
+  EXPECT_EQ(cut("<|<|a|>", true), "1:<|,2:<|a|>,");
+  EXPECT_EQ(cut("aaaaa aa \n", true), "3:aa,3:aa,-1:a ,3:aa \n,");
+  EXPECT_EQ(cut("aa \t<|a|> b", true), "3:aa \t,2:<|a|>,-1: b,");
+  EXPECT_EQ(cut("", true), "");
 }
 
 }  // namespace

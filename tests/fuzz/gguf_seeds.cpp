@@ -6,6 +6,7 @@
 #include <string>
 
 #include "tests/support/capture_tiny_gguf.h"
+#include "tests/support/capture_vocabularies.h"
 
 namespace kvscope {
 namespace {
@@ -19,6 +20,17 @@ void WriteAll(const std::filesystem::path& folder) {
   const TinyGgufOptions small{
       .layers = 0, .heads = 1, .kv_heads = 1, .head_dim = 32, .embedding_type = GgufType::kQ4_0};
   Write(folder / "tokenizer" / "vocabulary", TinyGgufBytes(small));
+  TinyGgufOptions modern = small;
+  for (const char* pre_tokenizer : {"llama-bpe", "qwen2", "tekken", "gpt-4o"}) {
+    modern.pre_tokenizer = pre_tokenizer;
+    Write(folder / "tokenizer" / pre_tokenizer, TinyGgufBytes(modern));
+  }
+  Write(folder / "tokenizer" / "pieces", PieceVocabularyBytes({.tokens = SomePieces(), .name = "phi-3"}));
+  Write(folder / "tokenizer" / "few_pieces",
+        PieceVocabularyBytes({.tokens = {{"▁", -2}, {"a", -2}, {"▁a", -1}, {"aa", -1}, {"▁▁", 0, 4}, {"<|end|>", 0}},
+                              .has_bytes = false,
+                              .adds_space = false,
+                              .chat_template = "{{ bos_token }}<start_of_turn>"}));
   int number = 0;
   for (const char* text :
        {"", "the 42 things\n\n  it's", "<|im_start|>user\nhi<|im_end|>", "\xC3\xA9\xE6\xBC\xA2\xF0\x9F\x98\x80",

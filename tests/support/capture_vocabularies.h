@@ -36,12 +36,12 @@ struct PieceToken {
   int type = 1;
 };
 struct PieceVocabularyOptions {
-  std::vector<PieceToken> tokens;
+  std::vector<PieceToken> tokens = {};
   bool has_bytes = true;
   bool adds_space = true;
   bool adds_bos = true;
   std::string name = "pieces";
-  std::string chat_template;
+  std::string chat_template = "";
 };
 std::string PieceVocabularyBytes(const PieceVocabularyOptions& options);
 
