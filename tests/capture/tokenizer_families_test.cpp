@@ -211,7 +211,7 @@ TEST(SentencePiece, PutsADummySpaceThatTakesNoBytes) {
   };
   check("the", {" the"}, {0, 3});
   check(" the", {" ", " the"}, {0, 0, 4});
-  check("  !", {" ", "  ", "!"}, {0, 0, 2, 3});
+  check("  !", {"  ", " ", "!"}, {0, 1, 2, 3});  // the dummy and the first space
   check("!the", {" ", "!", "t", "he"}, {0, 0, 1, 2, 4});
   check("the</s>the the", {" the", "</s>", " the", " the"}, {0, 3, 7, 10, 14});
   check("</s></s>", {"</s>", "</s>"}, {0, 4, 8});
