@@ -30,7 +30,7 @@ void ColumnAccumulator::Add(const LayerChunk& chunk, int first_token, const Full
     problem.num_rows = chunk.num_tokens;
     problem.num_tokens = problem.row_end = end;
     problem.head_dim = layer_.head_dim_k;
-    problem.scale = layer_.scale;
+    problem.rule = RuleOf(layer_);
     cpu_fast::ColumnStats(problem, specs, found);
     for (int j = 0; j < group; ++j) {
       std::vector<double>& sum = sum_[i * group + j];

@@ -9,9 +9,9 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "kernels/cap_logits.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
-#include "kernels/swiglu.h"
 
 namespace kvscope {
 
@@ -45,6 +45,20 @@ void Norm(const float* x, int rows, const std::vector<float>& weight, float epsi
   });
 }
 
+void AddBias(const std::vector<float>& bias, int rows, float* values) {
+  for (int row = 0; row < rows && !bias.empty(); ++row) {
+    for (size_t i = 0; i < bias.size(); ++i) values[static_cast<size_t>(row) * bias.size() + i] += bias[i];
+  }
+}
+
+// RMS norm of one head vector, where the family has it.
+void NormHead(const std::vector<float>& weight, float epsilon, std::span<float> vector) {
+  if (weight.empty()) return;
+  const auto dim = static_cast<int64_t>(vector.size());
+  const TensorView row = ContiguousView(vector.data(), DType::kF32, {1, dim}, 2);
+  cpu::RmsNorm(row, ContiguousView(weight.data(), DType::kF32, {dim}, 1), epsilon, row);
+}
+
 // Stores one head vector in the cache's dtype; returns false when a value left its range.
 bool PutRounded(std::span<const float> values, Buffer& to, size_t at) {
   if (to.dtype() == DType::kF32) {
@@ -58,10 +72,11 @@ bool PutRounded(std::span<const float> values, Buffer& to, size_t at) {
 
 }  // namespace
 
-// Splits q, k and v of a chunk into heads, rotates q and k, rounds everything to the cache's dtype.
+// Splits q, k and v of a chunk into heads, norms and rotates q and k, rounds everything to the cache's dtype.
 void Decoder::MakeHeads(int layer, Chunk& chunk) {
   const ModelConfig& c = model_.config;
   const int tokens = chunk.num_tokens, dim = c.head_dim;
+  const LayerWeights& w = model_.layers[layer];
   const std::vector<RopeAngles>& angles = chunk.angles[c.layers[layer].rope_set];
   const DType dtype = chunk.input->cache->dtype();
   LayerChunk& out = chunk.layer_chunk;
@@ -81,6 +96,7 @@ void Decoder::MakeHeads(int layer, Chunk& chunk) {
       for (int head = 0; head < c.num_heads; ++head) {
         const std::span<float> vector(&q_[(row * c.num_heads + head) * dim], dim);
         const size_t at = (static_cast<size_t>(head) * tokens + token) * dim;
+        NormHead(w.q_norm, c.rms_epsilon, vector);
         cpu::Rope(angles[token], vector);
         is_finite &= PutRounded(vector, out.q, at);
         if (dtype == DType::kF16) {
@@ -93,6 +109,7 @@ void Decoder::MakeHeads(int layer, Chunk& chunk) {
         const std::span<float> k(&k_[(row * c.num_kv_heads + head) * dim], dim),
             v(&v_[(row * c.num_kv_heads + head) * dim], dim);
         const size_t at = (static_cast<size_t>(head) * tokens + token) * dim;
+        NormHead(w.k_norm, c.rms_epsilon, k);
         cpu::Rope(angles[token], k);
         is_finite &= PutRounded(k, out.k, at);
         is_finite &= PutRounded(v, out.v, at);
@@ -106,16 +123,17 @@ void Decoder::MakeHeads(int layer, Chunk& chunk) {
   }
 }
 
-void Decoder::RunLayer(int layer, std::vector<Chunk>& chunks) {
+// attended_ of normed_: one layer's attention over the caches, which get its keys and values.
+void Decoder::Attend(int layer, std::vector<Chunk>& chunks) {
   const ModelConfig& c = model_.config;
   const LayerWeights& w = model_.layers[layer];
-  const int64_t q_width = static_cast<int64_t>(c.num_heads) * c.head_dim,
-                kv_width = static_cast<int64_t>(c.num_kv_heads) * c.head_dim;
-
-  Norm(x_.data(), rows_, w.attn_norm, c.rms_epsilon, normed_.data());
+  const int64_t q_width = w.q.outputs(), kv_width = w.k.outputs();
   cpu_fast::Matmul(std::initializer_list<MatmulProblem>{{normed_.data(), c.hidden, rows_, &w.q, q_.data(), q_width},
                                                         {normed_.data(), c.hidden, rows_, &w.k, k_.data(), kv_width},
                                                         {normed_.data(), c.hidden, rows_, &w.v, v_.data(), kv_width}});
+  AddBias(w.q_bias, rows_, q_.data());
+  AddBias(w.k_bias, rows_, k_.data());
+  AddBias(w.v_bias, rows_, v_.data());
   const auto attend = [&](Chunk& chunk) {
     MakeHeads(layer, chunk);
     chunk.input->cache->Append(layer, chunk.layer_chunk);
@@ -128,18 +146,25 @@ void Decoder::RunLayer(int layer, std::vector<Chunk>& chunks) {
   } else {
     tbb::parallel_for_each(chunks.begin(), chunks.end(), attend);
   }
-  cpu_fast::Matmul({attended_.data(), q_width, rows_, &w.attn_out, normed_.data(), c.hidden});
-  for (int64_t i = 0; i < static_cast<int64_t>(rows_) * c.hidden; ++i) x_[i] += normed_[i];
+}
+
+void Decoder::RunLayer(int layer, std::vector<Chunk>& chunks) {
+  const ModelConfig& c = model_.config;
+  const LayerWeights& w = model_.layers[layer];
+  Norm(x_.data(), rows_, w.attn_norm, c.rms_epsilon, normed_.data());
+  Attend(layer, chunks);
+  cpu_fast::Matmul({attended_.data(), w.q.outputs(), rows_, &w.attn_out, out_.data(), c.hidden});
+  AddToResidual(w.post_attn_norm);
 
   Norm(x_.data(), rows_, w.ffn_norm, c.rms_epsilon, normed_.data());
-  cpu_fast::Matmul(std::initializer_list<MatmulProblem>{{normed_.data(), c.hidden, rows_, &w.gate, gate_.data(), c.ffn},
-                                                        {normed_.data(), c.hidden, rows_, &w.up, up_.data(), c.ffn}});
-  ForRows(rows_, [&](int begin, int end) {
-    const size_t at = static_cast<size_t>(begin) * c.ffn, size = static_cast<size_t>(end - begin) * c.ffn;
-    cpu_fast::SwiGlu({&gate_[at], size}, {&up_[at], size}, {&gate_[at], size});
-  });
-  cpu_fast::Matmul({gate_.data(), c.ffn, rows_, &w.down, normed_.data(), c.hidden});
-  for (int64_t i = 0; i < static_cast<int64_t>(rows_) * c.hidden; ++i) x_[i] += normed_[i];
+  feed_forward_.Run(c, w, normed_.data(), rows_, out_.data());
+  AddToResidual(w.post_ffn_norm);
+}
+
+// x_ += out_, normed before where the family does that.
+void Decoder::AddToResidual(const std::vector<float>& post_norm) {
+  if (!post_norm.empty()) Norm(out_.data(), rows_, post_norm, model_.config.rms_epsilon, out_.data());
+  for (int64_t i = 0; i < static_cast<int64_t>(rows_) * model_.config.hidden; ++i) x_[i] += out_[i];
 }
 
 // The residual stream that a chunk starts with.
@@ -149,7 +174,7 @@ void Decoder::Embed(const Chunk& chunk) {
   std::copy(chunk.input->residual.begin(), chunk.input->residual.end(), row);
   for (const int id : chunk.input->ids) {
     KVSCOPE_CHECK(id >= 0 && id < c.vocab);
-    for (int i = 0; i < c.hidden; ++i) row[i] = model_.embedding.At(id, i);
+    for (int i = 0; i < c.hidden; ++i) row[i] = model_.embedding.At(id, i) * c.embedding_scale;
     row += c.hidden;
   }
 }
@@ -180,8 +205,7 @@ std::span<const float> Decoder::Run(std::span<const DecoderInput> inputs, int fi
   attended_.resize(q_.size());
   k_.resize(rows * c.num_kv_heads * c.head_dim);
   v_.resize(k_.size());
-  gate_.resize(rows * c.ffn);
-  up_.resize(gate_.size());
+  out_.resize(rows * c.hidden);
   for (const Chunk& chunk : chunks) Embed(chunk);
   for (int layer = first_layer; layer < c.num_layers; ++layer) {
     RunLayer(layer, chunks);
@@ -200,6 +224,8 @@ void Decoder::Logits(std::span<const float> hidden, int rows, std::span<float> l
   const ModelConfig& c = model_.config;
   KVSCOPE_CHECK_EQ(logits.size(), static_cast<size_t>(rows) * c.vocab);
   cpu_fast::Matmul({hidden.data(), c.hidden, rows, &model_.head(), logits.data(), c.vocab});
+  if (c.logit_softcap == 0) return;
+  cpu::CapLogits(c.logit_softcap, ContiguousView(logits.data(), DType::kF32, {rows, c.vocab}, 2));
 }
 
 double LogSumExp(std::span<const float> logits) {

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "capture/feed_forward.h"
 #include "capture/kv_cache.h"
 #include "capture/model.h"
 
@@ -49,10 +50,13 @@ class Decoder {
   void Embed(const Chunk& chunk);
   void RunLayer(int layer, std::vector<Chunk>& chunks);
   void MakeHeads(int layer, Chunk& chunk);
+  void Attend(int layer, std::vector<Chunk>& chunks);
+  void AddToResidual(const std::vector<float>& post_norm);
 
   const Model& model_;
   int rows_ = 0;
-  std::vector<float> x_, normed_, q_, k_, v_, attended_, gate_, up_;  // [rows, width]
+  std::vector<float> x_, normed_, q_, k_, v_, attended_, out_;  // [rows, width]
+  FeedForwardRunner feed_forward_;
 };
 
 // log softmax of one row of logits, in double; returns the log-sum-exp.

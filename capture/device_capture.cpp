@@ -243,7 +243,7 @@ void DeviceCapture::CountRows(int recorded, const void* q, const void* lse, int 
     problem.num_rows = rows;
     problem.num_tokens = problem.row_end = end;
     problem.head_dim = config_->head_dim;
-    problem.scale = layer.scale;
+    problem.rule = RuleOf(layer);
     ColumnStats(problem, specs, found, on_stream);
     const int64_t at = (int64_t{recorded} * heads + head) * capacity_;
     AddColumns({.sums = found,

@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "capture/engine.h"
 #include "kernels/dense_matmul.h"
@@ -31,6 +32,9 @@ struct CaptureMemory {
 // Sees the residual stream [tokens, hidden] of a chunk before each layer, and behind the last one with layer ==
 // num_layers; what it leaves there goes on. To compare layers with the CPU's one by one: the device waits for it.
 using ResidualHook = std::function<void(int layer, std::span<float> residual)>;
+
+// Empty, or what of this model the device does not compute, for messages: "experts".
+std::string WhyNotOnDevice(const ModelConfig& config);
 
 class DeviceEngine : public Engine {
  public:

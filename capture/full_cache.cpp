@@ -4,6 +4,7 @@
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/error.h"
@@ -64,7 +65,7 @@ void FullCache::Attend(const AttendProblem& problem) {
         p.k = layer.k[kv_head].data();
         p.v = layer.v[kv_head].data();
         p.dtype = dtype_;
-        p.scale = rules_[problem.layer].scale;
+        p.rule = rules_[problem.layer];
         p.out_head_stride = head_dim_;
         p.out_row_stride = problem.out_stride;
         p.out = problem.out + kv_head * group * head_dim_ + begin * p.out_row_stride;
@@ -76,29 +77,34 @@ void FullCache::Attend(const AttendProblem& problem) {
 }
 
 double FullCache::Bytes() const {
-  double bytes = 0;
-  for (const Layer& layer : layers_) {
-    for (int kv_head = 0; kv_head < num_kv_heads_; ++kv_head)
-      bytes += static_cast<double>(layer.k[kv_head].size_bytes() + layer.v[kv_head].size_bytes());
+  double entries = 0;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const int tokens = layers_[i].num_tokens, window = rules_[i].window;
+    entries += window > 0 ? std::min(window, tokens) : tokens;
   }
-  return bytes;
+  return entries * num_kv_heads_ * 2 * head_dim_ * static_cast<double>(ElementBytes(dtype_));
 }
 
 void FullCache::WeightRows(int layer_index, const float* q, const float* lse, std::span<Half> weights) const {
   const Layer& layer = layers_[layer_index];
   const int tokens = layer.num_tokens, group = num_heads_ / num_kv_heads_;
+  const int first_seen = rules_[layer_index].FirstSeen(tokens - 1);
   KVSCOPE_CHECK_EQ(weights.size(), static_cast<size_t>(num_heads_) * tokens);
   tbb::parallel_for(0, num_kv_heads_, [&](int kv_head) {
+    for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      std::fill_n(weights.begin() + int64_t{head} * tokens, first_seen, Half{});
+    }
     std::vector<float> panels(PanelFloats(kTileTokens, head_dim_)), scores(static_cast<size_t>(group) * kTileTokens);
-    for (int tile = 0; tile < tokens; tile += kTileTokens) {
+    for (int tile = first_seen / kTileTokens * kTileTokens; tile < tokens; tile += kTileTokens) {
       const int count = std::min(kTileTokens, tokens - tile);
       PackKeyPanels(layer.k[kv_head].At(static_cast<size_t>(tile) * head_dim_), dtype_, count, head_dim_,
                     panels.data());
       ScoreTile(q + static_cast<int64_t>(kv_head) * group * head_dim_, head_dim_, group, panels.data(), count,
-                head_dim_, rules_[layer_index].scale, scores.data(), kTileTokens);
+                head_dim_, rules_[layer_index], scores.data(), kTileTokens);
       for (int row = 0; row < group; ++row) {
         const int head = kv_head * group + row;
         const std::span<float> tile_weights(&scores[static_cast<size_t>(row) * kTileTokens], count);
+        if (first_seen > tile) std::fill_n(tile_weights.begin(), first_seen - tile, -INFINITY);
         ExpShifted(tile_weights, lse[head]);
         HalvesFromFloats(tile_weights, weights.subspan(static_cast<size_t>(head) * tokens + tile, count));
       }

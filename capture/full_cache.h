@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every key and value, in f16 or f32.
+// Every key and value, in f16 or f32. A layer with a window keeps those outside it too, for the recorder: they are
+// neither attended to nor billed.
 #pragma once
 
 #include <vector>
@@ -20,8 +21,8 @@ class FullCache final : public KvCache {
   double Bytes() const override;
   std::unique_ptr<KvCache> Fork() const override { return std::make_unique<FullCache>(*this); }
 
-  // weights[head, token] = exp(q·k * scale - lse) of one query over tokens 0 .. num_tokens-1, as f16: what a trace
-  // records. q [heads, head_dim]; lse [heads]; weights [heads, num_tokens].
+  // weights[head, token] = exp(score - lse) of the newest token's query over tokens 0 .. num_tokens-1, 0 outside the
+  // layer's window, as f16: what a trace records. q [heads, head_dim]; lse [heads]; weights [heads, num_tokens].
   void WeightRows(int layer, const float* q, const float* lse, std::span<Half> weights) const;
 
   // [layer's tokens, head_dim]; until the next Append.

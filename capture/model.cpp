@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "capture/model.h"
 
-#include <tbb/parallel_for.h>
-
 #include <array>
-#include <cmath>
-#include <cstring>
+#include <set>
 
+#include "capture/pack_weights.h"
 #include "core/error.h"
 
 namespace kvscope {
 namespace {
-
-const Architecture kArchitectures[] = {
-    {.name = "llama", .interleaved_qk = true},  // Llama 1-3, SmolLM, TinyLlama, Mistral as llama.cpp writes them
-};
 
 enum class RowOrder { kAsStored, kUnpermuteHeads };
 
@@ -25,199 +19,128 @@ int SourceRow(int row, RowOrder order, int head_dim) {
   return row - within + 2 * (within % half) + within / half;
 }
 
-void PackRow(const GgufTensor& tensor, const std::byte* row, int output, int inputs, PackedMatrix& matrix) {
-  const int blocks = inputs / kQuantBlock;
-  std::vector<Half> scales(blocks);
-  const auto half_at = [](const std::byte* at) {
-    Half half;
-    std::memcpy(&half, at, sizeof half);
-    return half;
-  };
-  switch (tensor.type) {
-    case GgufType::kF32:
-      matrix.SetRow(output, std::span(reinterpret_cast<const float*>(row), inputs));
-      return;
-    case GgufType::kF16:
-      matrix.SetRow(output, std::span(reinterpret_cast<const Half*>(row), inputs));
-      return;
-    case GgufType::kQ8_0: {
-      std::vector<int8_t> codes(inputs);
-      for (int block = 0; block < blocks; ++block, row += 2 + kQuantBlock) {
-        scales[block] = half_at(row);
-        std::memcpy(&codes[block * kQuantBlock], row + 2, kQuantBlock);
-      }
-      matrix.SetRow(output, codes, scales);
-      return;
-    }
-    case GgufType::kQ4_0:
-    case GgufType::kQ4_1: {
-      const bool has_minimum = tensor.type == GgufType::kQ4_1;
-      std::vector<uint8_t> codes(inputs);
-      std::vector<float> minimums(blocks);
-      for (int block = 0; block < blocks; ++block) {
-        scales[block] = half_at(row);
-        minimums[block] = has_minimum ? FloatFromHalf(half_at(row + 2)) : -8 * FloatFromHalf(scales[block]);
-        row += has_minimum ? 4 : 2;
-        for (int i = 0; i < kQuantBlock / 2; ++i, ++row) {
-          codes[block * kQuantBlock + i] = static_cast<uint8_t>(*row) & 15;
-          codes[block * kQuantBlock + kQuantBlock / 2 + i] = static_cast<uint8_t>(*row) >> 4;
-        }
-      }
-      matrix.SetRow(output, codes, scales, minimums);
-      return;
-    }
-  }
-  KVSCOPE_CHECK(false);
-}
-
-WeightKind KindOf(GgufType type) {
-  switch (type) {
-    case GgufType::kF32:
-      return WeightKind::kF32;
-    case GgufType::kF16:
-      return WeightKind::kF16;
-    case GgufType::kQ8_0:
-      return WeightKind::kQ8;
-    default:
-      return WeightKind::kQ4;
-  }
-}
-
 class Loader {
  public:
-  Loader(const GgufFile& gguf, const ModelConfig& config) : gguf_(gguf), config_(config) {}
+  Loader(const GgufFile& gguf, const ModelConfig& config) : gguf_(gguf), c_(config) {}
 
-  PackedMatrix Matrix(const std::string& name, int outputs, int inputs, RowOrder order = RowOrder::kAsStored) const {
-    const GgufTensor& tensor = gguf_.RequireTensor(name, std::array<int64_t, 2>{inputs, outputs});
-    CheckFinite(tensor);
-    PackedMatrix matrix(KindOf(tensor.type), outputs, inputs);
-    const int64_t row_bytes = GgufRowBytes(tensor.type, inputs);
-    tbb::parallel_for(0, matrix.num_panels(), [&](int panel) {
-      for (int row = panel * 32; row < std::min(panel * 32 + 32, outputs); ++row) {
-        PackRow(tensor, tensor.data.data() + SourceRow(row, order, config_.head_dim) * row_bytes, row, inputs, matrix);
-      }
-    });
-    return matrix;
+  void LoadInto(Model& model) {
+    model.embedding = Matrix("token_embd.weight", c_.vocab, c_.hidden);
+    if (gguf_.Find("output.weight")) model.output = Matrix("output.weight", c_.vocab, c_.hidden);
+    model.output_norm = Vector("output_norm.weight", c_.hidden);
+    for (int layer = 0; layer < c_.num_layers; ++layer) model.layers.push_back(Layer(StrCat("blk.", layer, ".")));
+    CheckAllUsed();
   }
 
-  std::vector<float> Vector(const std::string& name, int size) const {
+ private:
+  LayerWeights Layer(const std::string& prefix) {
+    LayerWeights layer;
+    layer.attn_norm = Vector(prefix + "attn_norm.weight", c_.hidden);
+    LoadProjections(prefix, layer);
+    layer.attn_out = Matrix(prefix + "attn_output.weight", c_.hidden, c_.num_heads * c_.head_dim);
+    layer.ffn_norm = Vector(prefix + "ffn_norm.weight", c_.hidden);
+    if (c_.architecture.has_post_norms) {
+      layer.post_attn_norm = Vector(prefix + "post_attention_norm.weight", c_.hidden);
+      layer.post_ffn_norm = Vector(prefix + "post_ffw_norm.weight", c_.hidden);
+    }
+    if (c_.num_experts > 0) {
+      LoadExperts(prefix, layer);
+    } else {
+      const int half = c_.architecture.has_fused_weights ? 2 : 1;
+      const std::string up = prefix + "ffn_up.weight";
+      layer.ffn.gate = half == 2 ? Part(up, {c_.hidden, 2 * c_.ffn}, 0, c_.ffn)
+                                 : Matrix(prefix + "ffn_gate.weight", c_.ffn, c_.hidden);
+      layer.ffn.up = Part(up, {c_.hidden, half * c_.ffn}, (half - 1) * c_.ffn, c_.ffn);
+      layer.ffn.down = Matrix(prefix + "ffn_down.weight", c_.hidden, c_.ffn);
+    }
+    return layer;
+  }
+
+  void LoadProjections(const std::string& prefix, LayerWeights& layer) {
+    const int q_width = c_.num_heads * c_.head_dim, kv_width = c_.num_kv_heads * c_.head_dim;
+    const RowOrder order = c_.architecture.interleaved_qk ? RowOrder::kUnpermuteHeads : RowOrder::kAsStored;
+    if (c_.architecture.has_fused_weights) {
+      const std::string name = prefix + "attn_qkv.weight";
+      const std::vector<int64_t> shape{c_.hidden, q_width + 2 * kv_width};
+      layer.q = Part(name, shape, 0, q_width);
+      layer.k = Part(name, shape, q_width, kv_width);
+      layer.v = Part(name, shape, q_width + kv_width, kv_width);
+    } else {
+      layer.q = Matrix(prefix + "attn_q.weight", q_width, c_.hidden, order);
+      layer.k = Matrix(prefix + "attn_k.weight", kv_width, c_.hidden, order);
+      layer.v = Matrix(prefix + "attn_v.weight", kv_width, c_.hidden);
+      layer.q_bias = Bias(prefix + "attn_q.bias", q_width, order);
+      layer.k_bias = Bias(prefix + "attn_k.bias", kv_width, order);
+      layer.v_bias = Bias(prefix + "attn_v.bias", kv_width, RowOrder::kAsStored);
+    }
+    if (c_.architecture.has_qk_norm) {
+      layer.q_norm = Vector(prefix + "attn_q_norm.weight", c_.head_dim);
+      layer.k_norm = Vector(prefix + "attn_k_norm.weight", c_.head_dim);
+    }
+  }
+
+  void LoadExperts(const std::string& prefix, LayerWeights& layer) {
+    layer.router = Matrix(prefix + "ffn_gate_inp.weight", c_.num_experts, c_.hidden);
+    for (int expert = 0; expert < c_.num_experts; ++expert) {
+      const auto part = [&](const char* name, int outputs, int inputs) {
+        return Part(prefix + name, {inputs, outputs, c_.num_experts}, int64_t{expert} * outputs, outputs);
+      };
+      layer.experts.push_back({part("ffn_gate_exps.weight", c_.ffn, c_.hidden),
+                               part("ffn_up_exps.weight", c_.ffn, c_.hidden),
+                               part("ffn_down_exps.weight", c_.hidden, c_.ffn)});
+    }
+  }
+
+  PackedMatrix Matrix(const std::string& name, int outputs, int inputs, RowOrder order = RowOrder::kAsStored) {
+    return Part(name, {inputs, outputs}, 0, outputs, order);
+  }
+
+  // Rows [first_row, first_row + outputs) of a tensor, counted over all extents after the first.
+  PackedMatrix Part(const std::string& name, const std::vector<int64_t>& shape, int64_t first_row, int outputs,
+                    RowOrder order = RowOrder::kAsStored) {
+    used_.insert(name);
+    const GgufTensor& tensor = gguf_.RequireTensor(name, shape);
+    return PackWeights(gguf_, tensor, outputs,
+                       [&](int output) { return first_row + SourceRow(output, order, c_.head_dim); });
+  }
+
+  std::vector<float> Vector(const std::string& name, int size) {
+    used_.insert(name);
     std::vector<float> values(size);
     gguf_.Dequantize(gguf_.RequireTensor(name, std::array<int64_t, 1>{size}), 0, values);
     return values;
   }
 
- private:
-  // Dequantising a row refuses values that are not finite, with a good message.
-  void CheckFinite(const GgufTensor& tensor) const {
-    tbb::parallel_for(int64_t{0}, tensor.Rows(), [&](int64_t row) {
-      thread_local std::vector<float> values;
-      values.resize(tensor.Cols());
-      gguf_.Dequantize(tensor, row, values);
-    });
+  std::vector<float> Bias(const std::string& name, int size, RowOrder order) {
+    if (!c_.architecture.has_qkv_bias && !gguf_.Find(name)) return {};
+    const std::vector<float> stored = Vector(name, size);
+    std::vector<float> bias(size);
+    for (int row = 0; row < size; ++row) bias[row] = stored[SourceRow(row, order, c_.head_dim)];
+    return bias;
+  }
+
+  // A weight without a use is part of a model that this is not.
+  void CheckAllUsed() const {
+    for (const GgufTensor& tensor : gguf_.tensors()) {
+      if (used_.contains(tensor.name) || tensor.name.starts_with("rope_f")) continue;  // freqs, factors: rope_scaling.h
+      if (tensor.name.ends_with(".attn_rot_embd.weight")) continue;  // old files; the keys say the same
+      throw Error(StrCat(gguf_.path(), ":", Printable(tensor.name),
+                         ": expected no such tensor in a model of architecture ", c_.architecture.name,
+                         ", found one of shape ", ShapeText(tensor.shape),
+                         "; kvscope does not know what it does, use another model"));
+    }
   }
 
   const GgufFile& gguf_;
-  const ModelConfig& config_;
+  const ModelConfig& c_;
+  std::set<std::string, std::less<>> used_;
 };
-
-ModelConfig ReadConfig(const GgufFile& gguf) {
-  ModelConfig config;
-  const std::string family(gguf.RequireString("general.architecture"));
-  config.architecture = FindArchitecture(family, gguf.path());
-  config.name = gguf.String("general.name").value_or(family);
-  const auto key = [&](const char* suffix) { return family + "." + suffix; };
-  config.num_layers = static_cast<int>(gguf.RequireIntIn(key("block_count"), 1, 1024));
-  config.hidden = static_cast<int>(gguf.RequireIntIn(key("embedding_length"), 1, 1 << 20));
-  config.ffn = static_cast<int>(gguf.RequireIntIn(key("feed_forward_length"), 1, 1 << 22));
-  config.context_length = static_cast<int>(gguf.RequireIntIn(key("context_length"), 1, 1 << 28));
-  config.num_heads = static_cast<int>(gguf.RequireIntIn(key("attention.head_count"), 1, 1024));
-  config.num_kv_heads = gguf.Has(key("attention.head_count_kv"))
-                            ? static_cast<int>(gguf.RequireIntIn(key("attention.head_count_kv"), 1, config.num_heads))
-                            : config.num_heads;
-  config.rms_epsilon = static_cast<float>(gguf.RequireFloat(key("attention.layer_norm_rms_epsilon")));
-  config.head_dim = gguf.Has(key("attention.key_length"))
-                        ? static_cast<int>(gguf.RequireIntIn(key("attention.key_length"), 1, 4096))
-                        : config.hidden / config.num_heads;
-  if (config.num_heads % config.num_kv_heads != 0) {
-    throw Error(StrCat(gguf.path(), ": attention.head_count ", config.num_heads, " is not a multiple of head_count_kv ",
-                       config.num_kv_heads, "; the file is damaged"));
-  }
-  if (config.head_dim % 16 != 0) {
-    throw Error(StrCat(gguf.path(), ": head dimension ", config.head_dim,
-                       ": expected a multiple of 16; this model is not supported yet"));
-  }
-  if (gguf.Has(key("attention.value_length")) && gguf.RequireInt(key("attention.value_length")) != config.head_dim) {
-    throw Error(
-        StrCat(gguf.path(), ": attention.value_length differs from the key length; this model is not supported yet"));
-  }
-  if (gguf.Has(key("rope.dimension_count")) && gguf.RequireInt(key("rope.dimension_count")) != config.head_dim) {
-    throw Error(StrCat(gguf.path(),
-                       ": rope.dimension_count differs from the head dimension; partial RoPE is not supported yet"));
-  }
-  if (gguf.Has(key("rope.scaling.type")) && gguf.RequireString(key("rope.scaling.type")) != "none") {
-    throw Error(StrCat(gguf.path(), ": rope.scaling.type '", Printable(gguf.RequireString(key("rope.scaling.type"))),
-                       "' is not supported yet; expected none"));
-  }
-  const double base = gguf.Float(key("rope.freq_base")).value_or(10000.0);
-  config.rope_sets = {PlainRope(config.head_dim, base)};
-  config.layers.assign(config.num_layers, {.attention = {.scale = DefaultScale(config.head_dim)}});
-  return config;
-}
 
 }  // namespace
 
-RopeSet PlainRope(int head_dim, double base) {
-  RopeSet set;
-  set.name = "default";
-  for (int i = 0; i < head_dim / 2; ++i) set.inv_freq.push_back(std::pow(base, -2.0 * i / head_dim));
-  return set;
-}
-
-float DefaultScale(int head_dim) {
-  return static_cast<float>(1 / std::sqrt(static_cast<double>(head_dim)));
-}
-
-const Architecture& FindArchitecture(const std::string& name, const std::string& place) {
-  std::string known;
-  for (const Architecture& architecture : kArchitectures) {
-    if (architecture.name == name) return architecture;
-    known += (known.empty() ? "" : ", ") + architecture.name;
-  }
-  throw Error(StrCat(place, ": architecture '", Printable(name), "' is not supported; expected one of: ", known));
-}
-
-std::unique_ptr<Model> LoadModel(const GgufFile& gguf) {
+std::unique_ptr<Model> LoadModel(const GgufFile& gguf, int max_tokens) {
   auto model = std::make_unique<Model>();
-  model->config = ReadConfig(gguf);
-  ModelConfig& c = model->config;
-  const Loader load(gguf, c);
-  const GgufTensor* embedding = gguf.Find("token_embd.weight");
-  if (!embedding || embedding->shape.size() != 2 || embedding->Rows() > (1 << 24)) {
-    throw Error(StrCat(gguf.path(), ": tensor token_embd.weight is missing or has a strange shape; expected [",
-                       c.hidden, ", vocabulary]"));
-  }
-  if (gguf.Find("rope_freqs.weight"))
-    throw Error(StrCat(gguf.path(), ": rope_freqs.weight (scaled RoPE) is not supported yet"));
-  c.vocab = static_cast<int>(embedding->Rows());
-  model->embedding = load.Matrix("token_embd.weight", c.vocab, c.hidden);
-  if (gguf.Find("output.weight")) model->output = load.Matrix("output.weight", c.vocab, c.hidden);
-  model->output_norm = load.Vector("output_norm.weight", c.hidden);
-  const int q_width = c.num_heads * c.head_dim, kv_width = c.num_kv_heads * c.head_dim;
-  const RowOrder qk_order = c.architecture.interleaved_qk ? RowOrder::kUnpermuteHeads : RowOrder::kAsStored;
-  for (int index = 0; index < c.num_layers; ++index) {
-    const std::string prefix = StrCat("blk.", index, ".");
-    LayerWeights layer;
-    layer.attn_norm = load.Vector(prefix + "attn_norm.weight", c.hidden);
-    layer.q = load.Matrix(prefix + "attn_q.weight", q_width, c.hidden, qk_order);
-    layer.k = load.Matrix(prefix + "attn_k.weight", kv_width, c.hidden, qk_order);
-    layer.v = load.Matrix(prefix + "attn_v.weight", kv_width, c.hidden);
-    layer.attn_out = load.Matrix(prefix + "attn_output.weight", c.hidden, q_width);
-    layer.ffn_norm = load.Vector(prefix + "ffn_norm.weight", c.hidden);
-    layer.gate = load.Matrix(prefix + "ffn_gate.weight", c.ffn, c.hidden);
-    layer.up = load.Matrix(prefix + "ffn_up.weight", c.ffn, c.hidden);
-    layer.down = load.Matrix(prefix + "ffn_down.weight", c.hidden, c.ffn);
-    model->layers.push_back(std::move(layer));
-  }
+  model->config = ReadModelConfig(gguf, max_tokens);
+  Loader(gguf, model->config).LoadInto(*model);
   return model;
 }
 

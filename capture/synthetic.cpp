@@ -3,6 +3,7 @@
 
 #include <random>
 
+#include "capture/rope_scaling.h"
 #include "core/error.h"
 #include "core/units.h"
 
@@ -40,7 +41,7 @@ ModelConfig SyntheticConfig(const std::string& name) {
     config.vocab = shape.vocab;
     config.context_length = kContext;
     config.rms_epsilon = 1e-5f;
-    config.rope_sets = {PlainRope(kHeadDim, shape.rope_base)};
+    config.rope_sets = {PlainRope("default", kHeadDim, shape.rope_base)};
     config.layers.assign(config.num_layers, {.attention = {.scale = DefaultScale(kHeadDim)}});
     return config;
   }

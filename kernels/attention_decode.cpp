@@ -81,8 +81,8 @@ void WriteWeights(const DecodeAttention& p, int64_t kv_head, int group) {
   for (int begin = 0; begin < num_tokens; begin += kTileTokens) {
     const int count = std::min(kTileTokens, num_tokens - begin);
     PackKeyPanels(RowOf(p.k, kv_head, begin), p.k.dtype, count, head_dim, aligned);
-    ScoreTile(p.q.floats() + kv_head * group * p.q.strides[0], p.q.strides[0], group, aligned, count, head_dim, p.scale,
-              scores.data(), kTileTokens);
+    ScoreTile(p.q.floats() + kv_head * group * p.q.strides[0], p.q.strides[0], group, aligned, count, head_dim,
+              {.scale = p.scale}, scores.data(), kTileTokens);
     for (int member = 0; member < group; ++member) {
       const int64_t head = kv_head * group + member;
       float* target = p.weights.floats() + head * p.weights.strides[0] + begin;
@@ -105,7 +105,7 @@ void cpu_fast::AttendDecode(const DecodeAttention& p) {
     CausalAttention tile;
     tile.q = p.q.floats() + head * p.q.strides[0], tile.q_head_stride = tile.q_row_stride = p.q.strides[0];
     tile.k = RowOf(p.k, kv_head, 0), tile.v = RowOf(p.v, kv_head, 0), tile.dtype = p.k.dtype;
-    tile.group = group, tile.num_queries = 1, tile.first_query = num_tokens - 1, tile.scale = p.scale;
+    tile.group = group, tile.num_queries = 1, tile.first_query = num_tokens - 1, tile.rule = {.scale = p.scale};
     tile.head_dim_k = static_cast<int>(p.k.shape[2]), tile.head_dim_v = static_cast<int>(p.v.shape[2]);
     tile.out = p.out.floats() + head * p.out.strides[0], tile.out_head_stride = tile.out_row_stride = p.out.strides[0];
     tile.lse = p.lse.floats() + head, tile.lse_head_stride = 1;

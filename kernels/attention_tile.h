@@ -2,15 +2,18 @@
 // The tiled attention that capture, live and replay share, so that all three see the same bits.
 //
 // Keys are packed in panels of kPanelTokens tokens, transposed to [dim][token], as f32. A score is the f32 dot product
-// accumulated over dim 0, 1, 2 ... in one fused multiply-add chain, times `scale`: it depends neither on the other
-// rows nor on the other tokens of a call. Softmax runs online over tiles of kTileTokens tokens from slot 0 on, so a
-// row's result does not depend on how queries were grouped into calls either.
+// accumulated over dim 0, 1, 2 ... in one fused multiply-add chain, times the rule's scale and soft-capped: it depends
+// neither on the other rows nor on the other tokens of a call. Softmax runs online over tiles of kTileTokens tokens
+// that begin at multiples of kTileTokens whatever a row sees, so a row's result does not depend on how queries were
+// grouped into calls either: tiles outside its window change nothing, and they are skipped where no row of a block sees
+// them.
 #pragma once
 
 #include <cstdint>
 #include <span>
 
 #include "core/dtype.h"
+#include "kernels/attention_rule.h"
 
 namespace kvscope {
 
@@ -25,10 +28,11 @@ constexpr int64_t PanelFloats(int64_t num_tokens, int head_dim) {
 // panels: PanelFloats(count, head_dim) floats, 64-byte aligned.
 void PackKeyPanels(const void* k, DType dtype, int count, int head_dim, float* panels);
 
-// scores[row, token] = scale * q[row]·k[token] for token < count rounded up to a panel (padding gives 0).
-// q: [rows, head_dim] f32, row stride q_stride; scores: row stride `stride` >= count rounded up to a panel.
-void ScoreTile(const float* q, int64_t q_stride, int rows, const float* panels, int count, int head_dim, float scale,
-               float* scores, int64_t stride);
+// scores[row, token] = what the rule's scale and softcap make of q[row]·k[token], for token < count rounded up to a
+// panel (padding gives 0); which tokens a row sees is the caller's business. Soft-capping is off by less than 6e-7 of a
+// score. q: [rows, head_dim] f32, row stride q_stride; scores: row stride `stride` >= count rounded up to a panel.
+void ScoreTile(const float* q, int64_t q_stride, int rows, const float* panels, int count, int head_dim,
+               const AttentionRule& rule, float* scores, int64_t stride);
 
 // out[row, dim] += sum over token of weights[row, token] * v[token, dim], tokens in ascending order.
 // v: [count, head_dim] f32 contiguous; head_dim a multiple of 16.
@@ -39,7 +43,8 @@ void AccumulateValues(const float* weights, int64_t weight_stride, int rows, con
 // -87 give 0. Every weight anywhere comes from this function.
 float ExpShifted(std::span<float> values, float shift);
 
-// Causal attention of `num_queries` consecutive tokens of one KV head over tokens 0 .. first_query+num_queries-1.
+// Causal attention of `num_queries` consecutive tokens of one KV head over tokens 0 .. first_query+num_queries-1, of
+// which each query sees what the rule says.
 // q    [group, num_queries, head_dim_k], f32, already rounded to the cache dtype
 // k, v [tokens, head_dim], dtype, contiguous
 // out  [group, num_queries, head_dim_v] f32;  lse [group, num_queries]
@@ -50,7 +55,7 @@ struct CausalAttention {
   const void* v = nullptr;
   DType dtype = DType::kF16;
   int group = 1, num_queries = 0, first_query = 0, head_dim_k = 0, head_dim_v = 0;
-  float scale = 1;
+  AttentionRule rule;
   float* out = nullptr;
   int64_t out_head_stride = 0, out_row_stride = 0;
   float* lse = nullptr;
@@ -69,18 +74,19 @@ class KeyValueTiles {
  public:
   virtual ~KeyValueTiles() = default;
   // Keys of rows [begin, begin + count) into panels as PackKeyPanels does; returns the values [count, head_dim_v], f32,
-  // for which `scratch` has room.
+  // for which `scratch` has room. Tiles come in ascending order; those that no query sees are not read.
   virtual const float* Read(int begin, int count, float* panels, float* scratch) = 0;
-  // Scaled scores of a block of queries over the rows of the tile just read, before they become weights; those of
-  // (head, query) stand at scores + (head * num_queries + query - first_query) * kTileTokens and may be changed.
-  // Those of later tokens are there but mean nothing.
+  // Scaled and soft-capped scores of a block of queries over the rows of the tile just read, before they become
+  // weights; those of (head, query) stand at scores + (head * num_queries + query - first_query) * kTileTokens and may
+  // be changed. Those of rows that the query does not see are there but mean nothing.
   virtual void SawScores(int first_query, int num_queries, int begin, int count, float* scores) {
     (void)first_query, (void)num_queries, (void)begin, (void)count, (void)scores;
   }
 };
 namespace cpu_fast {
 // The same, and the same bits, over tiles; problem.k, v and dtype are not used. A query sees the rows up to
-// first_query + its index.
+// first_query + its index, or the last rule.window of those: rows, not tokens. A cache whose rows are a choice of the
+// tokens drops what has left the window itself and leaves rule.window 0.
 void Attend(const CausalAttention& problem, KeyValueTiles& tiles);
 }  // namespace cpu_fast
 

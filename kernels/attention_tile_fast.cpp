@@ -7,7 +7,7 @@
 #include "core/half.h"
 #include "kernels/attention_tile.h"
 #include "kernels/panel.h"
-#include "kernels/simd.h"
+#include "kernels/soft_cap.h"
 
 namespace kvscope {
 namespace {
@@ -102,20 +102,25 @@ void AttendBlock(const CausalAttention& p, int query_begin, int query_end, KeyVa
     std::copy_n(q, p.head_dim_k, &s.q[int64_t{row} * p.head_dim_k]);
   }
   const int num_tokens = p.first_query + query_end;
-  for (int tile = 0; tile < num_tokens; tile += kTileTokens) {
-    const int count = std::min(kTileTokens, num_tokens - tile);
-    const float* v = tiles.Read(tile, count, s.panels.data(), s.values.data());
-    ScoreTile(s.q.data(), p.head_dim_k, rows, s.panels.data(), count, p.head_dim_k, p.scale, s.scores.data(),
+  // The first tile begins at the panel of the first token that any row sees: whole vectors before a row's first token
+  // would add zeros to its sums.
+  int begin = p.rule.FirstSeen(p.first_query + query_begin) / kPanelTokens * kPanelTokens, count = 0;
+  for (; begin < num_tokens; begin += count) {
+    count = std::min(kTileTokens - begin % kTileTokens, num_tokens - begin);
+    const float* v = tiles.Read(begin, count, s.panels.data(), s.values.data());
+    ScoreTile(s.q.data(), p.head_dim_k, rows, s.panels.data(), count, p.head_dim_k, p.rule, s.scores.data(),
               kTileTokens);
-    tiles.SawScores(query_begin, queries, tile, count, s.scores.data());
+    tiles.SawScores(query_begin, queries, begin, count, s.scores.data());
     const int padded = (count + kPanelTokens - 1) / kPanelTokens * kPanelTokens;
     for (int row = 0; row < rows; ++row) {
-      const int visible = p.first_query + query_begin + row % queries + 1 - tile;
+      const int token = p.first_query + query_begin + row % queries;
+      const int visible = token + 1 - begin, hidden = p.rule.FirstSeen(token) - begin;
       float* scores = &s.scores[int64_t{row} * kTileTokens];
-      if (visible <= 0) {
+      if (visible <= 0 || hidden >= count) {
         std::fill_n(scores, padded, 0.0f);
         continue;
       }
+      if (hidden > 0) std::fill_n(scores, hidden, -INFINITY);
       const float factor = SoftmaxTile(scores, std::min(visible, count), padded, s.max[row], s.sum[row]);
       if (factor == 1.0f) continue;
       float* out = &s.out[int64_t{row} * p.head_dim_v];
@@ -142,18 +147,25 @@ void PackKeyPanels(const void* k, DType dtype, int count, int head_dim, float* p
   }
 }
 
-void ScoreTile(const float* q, int64_t q_stride, int rows, const float* panels, int count, int head_dim, float scale,
-               float* scores, int64_t stride) {
+void ScoreTile(const float* q, int64_t q_stride, int rows, const float* panels, int count, int head_dim,
+               const AttentionRule& rule, float* scores, int64_t stride) {
   for (int begin = 0; begin < count; begin += kPanelTokens, panels += int64_t{kPanelTokens} * head_dim) {
     panel::MultiplyRows(q, q_stride, rows, panels, kPanelTokens, head_dim, /*accumulate=*/false, scores + begin,
                         stride);
   }
-  const simd::Floats factor = simd::Broadcast(scale);
-  for (int row = 0; row < rows; ++row) {
-    for (int token = 0; token < count; token += simd::kLanes) {
-      float* score = scores + row * stride + token;
-      simd::Store(score, simd::Mul(simd::Load(score), factor));
+  const simd::Floats scale = simd::Broadcast(rule.scale);
+  const auto finish = [&](const auto& make_score) {
+    for (int row = 0; row < rows; ++row) {
+      for (int token = 0; token < count; token += simd::kLanes) {
+        float* score = scores + row * stride + token;
+        simd::Store(score, make_score(simd::Mul(simd::Load(score), scale)));
+      }
     }
+  };
+  if (rule.softcap > 0) {
+    finish([cap = SoftCap(rule.softcap)](simd::Floats score) { return cap(score); });
+  } else {
+    finish([](simd::Floats score) { return score; });
   }
 }
 

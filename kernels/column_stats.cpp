@@ -42,13 +42,13 @@ void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> spe
         const int query = p.q_token[row];
         if (query >= row_end || (spec.last_rows > 0 && query < row_end - spec.last_rows)) continue;
         const int64_t q_row = static_cast<int64_t>(head) * p.num_rows + row;
-        for (int token = 0; token <= query - spec.min_distance; ++token) {
+        for (int token = p.rule.FirstSeen(query); token <= query - spec.min_distance; ++token) {
           double score = 0;
           for (int dim = 0; dim < p.head_dim; ++dim) {
             score += ElementOf(p.q, p.dtype, q_row * p.head_dim + dim) *
                      ElementOf(p.k, p.dtype, static_cast<int64_t>(token) * p.head_dim + dim);
           }
-          const double weight = std::exp(score * p.scale - p.lse[q_row]);
+          const double weight = std::exp(p.rule.Score(score) - p.lse[q_row]);
           switch (spec.kind) {
             case StatisticSpec::Kind::kSum:
               total[token] += weight;

@@ -181,6 +181,7 @@ void LaunchOf(Arguments a, std::span<const StatisticSpec> specs, int row_end, vo
 void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> specs, float* out,
                  const Workspace& workspace) {
   KVSCOPE_CHECK(p.dtype == DType::kF16);
+  KVSCOPE_CHECK(p.rule.window == 0 && p.rule.softcap == 0);
   KVSCOPE_CHECK_EQ(p.head_dim % 16, 0);
   KVSCOPE_CHECK_LE(p.head_dim, kMaxDim);
   KVSCOPE_CHECK_LE(p.row_end, INT32_MAX - kColumns);
@@ -197,7 +198,7 @@ void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> spe
               .pairs = p.head_dim / 2,
               .row_begin = 0,
               .row_end = 0,
-              .scale = p.scale,
+              .scale = p.rule.scale,
               .stats = {}};
   for (size_t s = 0; s < specs.size();) {
     const std::span<const StatisticSpec> rest = specs.subspan(s);

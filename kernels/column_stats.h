@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The evidence pass: one sweep over Q, K and lse of one KV head feeds every statistic of attention columns that any
-// policy of a sweep asked for. The n x n matrix of weights never exists. weight(t, j) = exp(scale * q_t·k_j - lse_t).
+// policy of a sweep asked for. The n x n matrix of weights never exists. weight(t, j) = exp(score of q_t·k_j - lse_t).
 #pragma once
 
 #include <compare>
@@ -9,11 +9,12 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "kernels/attention_rule.h"
 #include "kernels/tensor.h"
 
 namespace kvscope {
 
-// One value per (query head, token j), over query rows t with t - j >= min_distance and t < row_end.
+// One value per (query head, token j), over query rows t that see j, with t - j >= min_distance and t < row_end.
 struct StatisticSpec {
   enum class Kind {
     kSum,         // sum of w(t, j)
@@ -40,7 +41,7 @@ struct ColumnStatsProblem {
   std::span<const int> q_token;
   int group = 1, num_rows = 0, num_tokens = 0, head_dim = 0;
   int row_end = 0;
-  float scale = 1;
+  AttentionRule rule;
 };
 
 // out[s] is [group, row_end] for specs[s]. A trace with a part of the rows gives sums over those rows only.
@@ -54,7 +55,7 @@ void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpe
 }
 namespace cuda {
 // Everything that the problem points to lies on the device, q_token's numbers too; f16, head_dim a multiple of 16, at
-// most 256. out: [specs, group, row_end] f32.
+// most 256; no window, no softcap. out: [specs, group, row_end] f32.
 void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs, float* out,
                  const Workspace& workspace);
 }  // namespace cuda

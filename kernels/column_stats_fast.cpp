@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Key tile by key tile, query block by query block: products by the shared micro-kernel, then 32 tokens at a time down
-// the rows of the block, so that every statistic is one operation per weight and its sum stays in a register. Sums are
-// f32 per block of queries, then added to f32 totals in ascending order.
+// Key tile by key tile, query block by query block, but for blocks that see nothing of a tile: products by the shared
+// micro-kernel, then 32 tokens at a time down the rows of the block, so that every statistic is one operation per
+// weight and its sum stays in a register. Sums are f32 per block of queries, then added to f32 totals in ascending
+// order.
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
@@ -12,7 +13,7 @@
 #include "kernels/attention_tile.h"
 #include "kernels/column_stats.h"
 #include "kernels/panel.h"
-#include "kernels/simd.h"
+#include "kernels/soft_cap.h"
 
 namespace kvscope::cpu_fast {
 namespace {
@@ -52,10 +53,36 @@ void LoadQueries(const Pass& pass, int row_begin, int rows, float* q) {
 
 // Weights of one head's block of rows over the 32 tokens of a panel: two vectors, so that two chains of sums overlap.
 struct Column {
-  simd::Floats low[kQueryBlock], high[kQueryBlock];  // [row]; those of tokens after the query mean nothing
-  const int* query = nullptr;                        // [row] query tokens, ascending
-  int token = 0;                                     // the first of the 32
+  // [row]; those of tokens after the query mean nothing, those of tokens that left its window are 0.
+  simd::Floats low[kQueryBlock], high[kQueryBlock];
+  const int* query = nullptr;  // [row] query tokens, ascending
+  int token = 0;               // the first of the 32
 };
+
+// Fills the weights of `rows` rows from products [row, kTile] by the same operations as ScoreTile and ExpShifted.
+template <bool kIsCapped>
+void WeighColumn(const AttentionRule& rule, const float* products, const float* lse, int rows, Column& column) {
+  const simd::Floats scale = simd::Broadcast(rule.scale);
+  const SoftCap cap(kIsCapped ? rule.softcap : 1.0f);
+  for (int row = 0; row < rows; ++row, products += kTile) {
+    const int hidden = rule.FirstSeen(column.query[row]) - column.token;
+    if (hidden >= kPanelTokens) {
+      column.low[row] = column.high[row] = simd::Zero();
+      continue;
+    }
+    const simd::Floats shift = simd::Broadcast(lse[row]);
+    const auto weigh = [&](const float* product) {
+      simd::Floats score = simd::Mul(simd::Load(product), scale);
+      if constexpr (kIsCapped) score = cap(score);
+      return simd::Exp(simd::Sub(score, shift));
+    };
+    column.low[row] = weigh(products);
+    column.high[row] = weigh(products + simd::kLanes);
+    if (hidden <= 0) continue;
+    column.low[row] = simd::KeepFrom(column.low[row], hidden, 0.0f);
+    column.high[row] = simd::KeepFrom(column.high[row], hidden - simd::kLanes, 0.0f);
+  }
+}
 
 template <StatisticSpec::Kind kKind>
 simd::Floats Combine(simd::Floats sum, simd::Floats weight, simd::Floats factor) {
@@ -115,6 +142,10 @@ struct Scratch {
 void RunTile(const Pass& pass, int tile) {
   const ColumnStatsProblem& p = pass.p;
   const int count = std::min(kTile, p.row_end - tile);
+  const int first_visible = static_cast<int>(
+      std::lower_bound(p.q_token.begin(), p.q_token.begin() + pass.num_rows, tile) - p.q_token.begin());
+  int row_begin = std::max(pass.first_row, first_visible) / kQueryBlock * kQueryBlock;
+  if (row_begin >= pass.num_rows || p.rule.FirstSeen(p.q_token[row_begin]) >= tile + count) return;
   const int num_specs = static_cast<int>(pass.specs.size());
   thread_local Scratch s;
   s.panels.resize(PanelFloats(kTile, p.head_dim));
@@ -125,17 +156,17 @@ void RunTile(const Pass& pass, int tile) {
   s.products.resize(max_rows * kTile);
   s.totals.assign(p.group * head_totals, 0.0f);
 
-  const int first_visible = static_cast<int>(
-      std::lower_bound(p.q_token.begin(), p.q_token.begin() + pass.num_rows, tile) - p.q_token.begin());
-  int row_begin = std::max(pass.first_row, first_visible) / kQueryBlock * kQueryBlock;
-  const simd::Floats scale = simd::Broadcast(p.scale);
+  const auto weigh = p.rule.softcap > 0 ? WeighColumn<true> : WeighColumn<false>;
   Column column;
   for (; row_begin < pass.num_rows; row_begin += kQueryBlock) {
     const int rows = std::min(kQueryBlock, pass.num_rows - row_begin);
     const int tile_visible = std::min(count, p.q_token[row_begin + rows - 1] - tile + 1);
     if (tile_visible <= 0) continue;
+    // The panel of the first token that any of the rows sees.
+    const int tile_seen = std::max(0, p.rule.FirstSeen(p.q_token[row_begin]) - tile) / kPanelTokens * kPanelTokens;
+    if (tile_seen >= count) break;
     LoadQueries(pass, row_begin, rows, s.q.data());
-    for (int begin = 0; begin < tile_visible; begin += kPanelTokens) {
+    for (int begin = tile_seen; begin < tile_visible; begin += kPanelTokens) {
       panel::MultiplyRows(s.q.data(), p.head_dim, p.group * rows, &s.panels[int64_t{begin} * p.head_dim], kPanelTokens,
                           p.head_dim, /*accumulate=*/false, &s.products[begin], kTile);
     }
@@ -143,15 +174,9 @@ void RunTile(const Pass& pass, int tile) {
     for (int head = 0; head < p.group; ++head) {
       const float* products = &s.products[static_cast<int64_t>(head) * rows * kTile];
       const float* lse = &p.lse[static_cast<int64_t>(head) * p.num_rows + row_begin];
-      for (int begin = 0; begin < tile_visible; begin += kPanelTokens) {
-        // The same operations as ScoreTile and ExpShifted.
-        for (int row = 0; row < rows; ++row) {
-          const float* product = products + int64_t{row} * kTile + begin;
-          const simd::Floats shift = simd::Broadcast(lse[row]);
-          column.low[row] = simd::Exp(simd::Sub(simd::Mul(simd::Load(product), scale), shift));
-          column.high[row] = simd::Exp(simd::Sub(simd::Mul(simd::Load(product + simd::kLanes), scale), shift));
-        }
+      for (int begin = tile_seen; begin < tile_visible; begin += kPanelTokens) {
         column.token = tile + begin;
+        weigh(p.rule, products + begin, lse, rows, column);
         AddColumn(pass, column, row_begin, rows, &s.totals[head * head_totals + begin], kTile);
       }
     }

@@ -55,6 +55,10 @@ inline Floats Min(Floats a, Floats b) {
 inline Floats Fma(Floats a, Floats b, Floats c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
 }
+// less < bound ? yes : no; no where either is NaN.
+inline Floats IfLess(Floats less, Floats bound, Floats yes, Floats no) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(less.v, bound.v, _CMP_LT_OQ), no.v, yes.v)};
+}
 inline Floats Exp(Floats x) {
   const __mmask16 is_tiny = _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.0f), _CMP_LT_OQ);
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x.v, _mm512_set1_ps(1.44269504f)),
@@ -148,9 +152,13 @@ inline Floats Min(Floats x, Floats y) {
 inline Floats Fma(Floats x, Floats y, Floats z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
+inline Floats IfLess(Floats less, Floats bound, Floats yes, Floats no) {
+  return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(less.a, bound.a, _CMP_LT_OQ)),
+          _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(less.b, bound.b, _CMP_LT_OQ))};
+}
 inline __m256 Exp8(__m256 x) {
   const __m256 is_tiny = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_LT_OQ);
-  x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
+  x = _mm256_max_ps(_mm256_set1_ps(-87.0f), x);  // in this order a NaN stays one
   const __m256 n =
       _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693145752f), x);
@@ -229,6 +237,9 @@ inline Floats Min(const Floats& a, const Floats& b) {
 inline Floats Fma(const Floats& a, const Floats& b, const Floats& c) {
   return Each([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
 }
+inline Floats IfLess(const Floats& less, const Floats& bound, const Floats& yes, const Floats& no) {
+  return Each([&](int i) { return less.v[i] < bound.v[i] ? yes.v[i] : no.v[i]; });
+}
 inline Floats Exp(const Floats& x) {
   return Each([&](int i) { return x.v[i] < -87.0f ? 0.0f : std::exp(x.v[i]); });
 }
@@ -249,6 +260,24 @@ inline void Transpose(Floats rows[16]) {
   for (int row = 0; row < kLanes; ++row) rows[row] = Load(columns[row]);
 }
 #endif
+
+// The other way round: lanes from `begin` on keep their value.
+inline Floats KeepFrom(Floats a, int begin, float fill) {
+  static constexpr float kLane[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return IfLess(Load(kLane), Broadcast(static_cast<float>(begin)), Broadcast(fill), a);
+}
+
+// Relative error < 4e-7; a NaN stays one. Near 0 the fifth convergent of Lambert's continued fraction, elsewhere
+// (1 - e) / (1 + e) with e = exp(-2 |x|).
+inline Floats Tanh(Floats x) {
+  const Floats magnitude = Max(x, Sub(Zero(), x)), square = Mul(x, x), near = Broadcast(0.5f);
+  const Floats e = Exp(Mul(magnitude, Broadcast(-2.0f)));
+  const Floats over = Mul(magnitude, Fma(Add(square, Broadcast(105.0f)), square, Broadcast(945.0f)));
+  const Floats under = Fma(Fma(square, Broadcast(15.0f), Broadcast(420.0f)), square, Broadcast(945.0f));
+  const Floats tanh = Div(IfLess(magnitude, near, over, Sub(Broadcast(1.0f), e)),
+                          IfLess(magnitude, near, under, Add(Broadcast(1.0f), e)));
+  return IfLess(x, Zero(), Sub(Zero(), tanh), tanh);
+}
 
 // Sum and maximum of the lanes in a fixed order.
 inline float Sum(Floats x) {

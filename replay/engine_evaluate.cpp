@@ -274,7 +274,7 @@ void LayerEvaluation::AttendFully() {
     problem.q = &q_[(first_head * num_queries_ + begin_) * shape_.head_dim_k];
     problem.q_head_stride = int64_t{num_queries_} * shape_.head_dim_k, problem.q_row_stride = shape_.head_dim_k;
     problem.group = group_, problem.num_queries = block_, problem.first_query = first_token_ + begin_;
-    problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = dim_v, problem.scale = layer_.scale;
+    problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = dim_v, problem.rule = RuleOf(layer_);
     problem.out = &full->out[first_head * block_ * dim_v];
     problem.out_head_stride = int64_t{block_} * dim_v, problem.out_row_stride = dim_v;
     cpu_fast::Attend(problem, tiles);

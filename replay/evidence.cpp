@@ -145,7 +145,7 @@ std::vector<LayerEvidence> Evidence::Compute(int layer_begin, int layer_end, std
     problem.lse = data->lse.data(), problem.q_token = source_.q_token(evidence.layer_index);
     problem.group = group, problem.num_rows = data->num_rows, problem.num_tokens = data->num_tokens;
     problem.head_dim = shape.head_dim_k, problem.row_end = row_end_;
-    problem.scale = source_.info().layers[evidence.layer_index].scale;
+    problem.rule = RuleOf(source_.info().layers[evidence.layer_index]);
     std::vector<std::vector<float>> out(specs.size());
     // Isolated, so that a thread that waits here does not load a second KV head.
     tbb::this_task_arena::isolate([&] { cpu_fast::ColumnStats(problem, specs, out); });
@@ -185,7 +185,7 @@ void Evidence::SeeSampledRows(int layer_index, int kv_head, const KvHeadData& da
   for (int tile = 0; tile < num_tokens; tile += kTileTokens) {
     const int count = std::min(kTileTokens, num_tokens - tile);
     PackKeyPanels(data.k.At(static_cast<size_t>(tile) * dim), data.k.dtype(), count, dim, panels.data());
-    ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, source_.info().layers[layer_index].scale,
+    ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, RuleOf(source_.info().layers[layer_index]),
               weights.data() + tile, stride);
   }
   for (int head = 0; head < group; ++head) {

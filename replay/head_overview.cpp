@@ -90,7 +90,7 @@ std::vector<HeadOverview> OverviewOfKvHead(const KvHeadData& data, std::span<con
       if (is_cancelled) return {};
       const int count = std::min(kTileTokens, tokens - begin);
       PackKeyPanels(data.k.At(static_cast<size_t>(begin) * dim), data.k.dtype(), count, dim, panels.data());
-      ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, scale, &weights[begin], stride);
+      ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, {.scale = scale}, &weights[begin], stride);
     }
     double sums[4] = {};
     int asking = 0, striped = 0;

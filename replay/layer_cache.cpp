@@ -200,7 +200,7 @@ void LayerCache::AttendHead(const LayerStep& step, int kv_head, const ReadPlan* 
   problem.q = step.q + first_head * step.q_head_stride;
   problem.q_head_stride = step.q_head_stride, problem.q_row_stride = step.q_token_stride;
   problem.group = group, problem.num_queries = num_tokens, problem.first_query = entries_before;
-  problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = shape_.head_dim_v, problem.scale = scale_;
+  problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = shape_.head_dim_v, problem.rule = {.scale = scale_};
   problem.out = step.out + first_head * step.out_head_stride;
   problem.out_head_stride = step.out_head_stride, problem.out_row_stride = step.out_token_stride;
   problem.lse = lse.data(), problem.lse_head_stride = num_tokens;

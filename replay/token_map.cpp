@@ -32,7 +32,7 @@ void VisitTile(const RowChoice& choice, int tile, const See& see) {
         const size_t stored = static_cast<size_t>(choice.members[place]) * data.num_rows + choice.rows[first + i];
         ReadFloats(data.q, stored * dim, std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
       }
-      ScoreTile(q.data(), dim, some, panels.data(), count, dim, choice.scale, scores.data(), kTileTokens);
+      ScoreTile(q.data(), dim, some, panels.data(), count, dim, {.scale = choice.scale}, scores.data(), kTileTokens);
       for (int i = 0; i < some; ++i) {
         const int row = choice.rows[first + i], seen = std::clamp(choice.q_token[row] + 1 - begin, 0, count);
         const std::span<float> weights(&scores[static_cast<size_t>(i) * kTileTokens], seen);

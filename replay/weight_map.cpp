@@ -146,8 +146,8 @@ void WeightMap::Look(std::span<const int> query_rows, std::span<const int> tiles
       const int some = std::min(kQueryRows, num_rows - first);
       const auto block = query_rows.subspan(first, some);
       if (q_token_[*std::max_element(block.begin(), block.end())] < begin) continue;
-      ScoreTile(&q[static_cast<size_t>(first) * dim], dim, some, panels.data(), count, dim, scale_, scores.data(),
-                kTileTokens);
+      ScoreTile(&q[static_cast<size_t>(first) * dim], dim, some, panels.data(), count, dim, {.scale = scale_},
+                scores.data(), kTileTokens);
       for (int i = 0; i < some; ++i) {
         const int stored = query_rows[first + i], query = q_token_[stored];
         const int seen = std::min(count, query - begin + 1);

@@ -146,7 +146,7 @@ void MeasurePrefill(int tokens) {
                                          tokens,
                                          kDim,
                                          tokens,
-                                         kScale};
+                                         {.scale = kScale}};
         cuda::ColumnStats(of_head, specs, static_cast<float*>(sums.data()), {});
       }
     });

@@ -44,7 +44,7 @@ void Evidence(benchmark::State& state) {
   problem.q = inputs.q.data(), problem.k = inputs.k.data(), problem.lse = inputs.lse.data();
   problem.q_token = inputs.q_token;
   problem.group = kGroup, problem.num_rows = problem.num_tokens = problem.row_end = kTokens;
-  problem.head_dim = kHeadDim, problem.scale = 1 / std::sqrt(float{kHeadDim});
+  problem.head_dim = kHeadDim, problem.rule.scale = 1 / std::sqrt(float{kHeadDim});
   const StatisticSpec specs[] = {{.kind = StatisticSpec::Kind::kSum},
                                  {.kind = StatisticSpec::Kind::kSum, .last_rows = 32}};
   std::vector<std::vector<float>> out(2);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // links: kvscope_capture_lib
-// Writes starting points for gguf_fuzz and tokenizer_fuzz into FOLDER/gguf and FOLDER/tokenizer.
+// Writes starting points for gguf_fuzz, tokenizer_fuzz and model_fuzz into FOLDER/gguf, FOLDER/tokenizer, FOLDER/model.
 #include <filesystem>
 #include <fstream>
 #include <string>
 
+#include "capture/architecture.h"
 #include "tests/support/capture_tiny_gguf.h"
 #include "tests/support/capture_vocabularies.h"
 
@@ -31,22 +32,25 @@ void WriteAll(const std::filesystem::path& folder) {
                               .has_bytes = false,
                               .adds_space = false,
                               .chat_template = "{{ bos_token }}<start_of_turn>"}));
+  for (const Architecture& family : Architectures()) Write(folder / "model" / family.name, SmallestModel(family));
   int number = 0;
   for (const char* text :
        {"", "the 42 things\n\n  it's", "<|im_start|>user\nhi<|im_end|>", "\xC3\xA9\xE6\xBC\xA2\xF0\x9F\x98\x80",
         " \t\r\n\xC2\xA0\xE2\x80\xA8 x", "\xED\xA0\x80", "ABC's'll 1\xC2\xBD\xD9\xA3"}) {
     Write(folder / "tokenizer" / ("text" + std::to_string(number++)), text);
   }
-  for (const GgufType type : {GgufType::kF32, GgufType::kF16, GgufType::kQ4_0, GgufType::kQ4_1, GgufType::kQ8_0}) {
+  for (const GgufType type : ReadableGgufTypes()) {
     GgufBuilder file(type == GgufType::kF16 ? 2 : 3);
     file.AddString("text", "hello");
     file.AddStrings("texts", {"a", "bb"});
     file.AddInts("ints", {1, 2});
     file.AddFloat("float", 0.5f);
     file.AddInt("general.alignment", 32);
-    file.AddTensor("a", type, {32, 2}, std::string(static_cast<size_t>(2 * GgufRowBytes(type, 32)), '\x11'));
-    file.AddTensor("b", static_cast<GgufType>(14), {256}, std::string(210, '\x22'));
+    file.AddTensor("a", type, {256, 2}, std::string(static_cast<size_t>(2 * GgufRowBytes(type, 256)), '\x11'));
+    file.AddTensor("b", static_cast<GgufType>(23), {256}, std::string(136, '\x22'));
     Write(folder / "gguf" / GgufTypeName(type), file.Bytes());
+    const std::vector<std::string> parts = file.Parts(2);
+    Write(folder / "gguf" / (GgufTypeName(type) + "_split"), parts[0] + parts[1]);
   }
 }
 

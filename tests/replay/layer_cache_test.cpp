@@ -69,7 +69,7 @@ void AttendPlainly(const Layer& layer, std::vector<float>& out, std::vector<floa
     p.q_head_stride = layer.num_tokens * kShape.head_dim_k, p.q_row_stride = kShape.head_dim_k;
     p.k = layer.K(kv_head), p.v = layer.V(kv_head), p.dtype = DType::kF32, p.group = kShape.HeadsPerKvHead();
     p.num_queries = layer.num_tokens, p.head_dim_k = kShape.head_dim_k, p.head_dim_v = kShape.head_dim_v;
-    p.scale = kScale, p.out = &out[first_head * kShape.head_dim_v];
+    p.rule.scale = kScale, p.out = &out[first_head * kShape.head_dim_v];
     p.out_head_stride = layer.num_tokens * kShape.head_dim_v, p.out_row_stride = kShape.head_dim_v;
     p.lse = &lse[first_head], p.lse_head_stride = layer.num_tokens;
     cpu_fast::Attend(p);

@@ -57,7 +57,7 @@ class KvpressFixture {
       problem.group = static_cast<int>(group);
       problem.num_rows = problem.num_tokens = problem.row_end = num_tokens;
       problem.head_dim = shape.head_dim_k;
-      problem.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_k));
+      problem.rule.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_k));
       std::vector<std::vector<double>> results(needs.statistics.size());
       cpu::ColumnStats(problem, needs.statistics, results);
       for (size_t statistic = 0; statistic < results.size(); ++statistic) {
