@@ -152,6 +152,7 @@ TEST_P(OnDevice, RunsEveryFamilyAsTheCpuDoes) {
     TinyGgufOptions tiny = tiny_;
     tiny.layers = 2;
     tiny.architecture = family.name;
+    tiny.sliding_window = 9;
     if (family.name == "qwen3moe") tiny.experts = 4;
     Load(tiny);
     if (const std::string why = WhyNotOnDevice(model_->config); !why.empty()) {
