@@ -6,10 +6,9 @@
 #include <vector>
 
 #include "capture/gguf.h"
+#include "kernels/glu.h"
 
 namespace kvscope {
-
-enum class Gate { kSilu, kGelu };  // of the feed-forward block; kGelu is the tanh form
 
 struct Architecture {
   std::string name;                // general.architecture of the GGUF

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "kernels/cap_logits.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 
@@ -224,7 +225,7 @@ void Decoder::Logits(std::span<const float> hidden, int rows, std::span<float> l
   KVSCOPE_CHECK_EQ(logits.size(), static_cast<size_t>(rows) * c.vocab);
   cpu_fast::Matmul({hidden.data(), c.hidden, rows, &model_.head(), logits.data(), c.vocab});
   if (c.logit_softcap == 0) return;
-  for (float& logit : logits) logit = c.logit_softcap * std::tanh(logit / c.logit_softcap);
+  cpu::CapLogits(c.logit_softcap, ContiguousView(logits.data(), DType::kF32, {rows, c.vocab}, 2));
 }
 
 double LogSumExp(std::span<const float> logits) {

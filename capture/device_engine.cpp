@@ -9,12 +9,14 @@
 #include "capture/device_weights.h"
 #include "core/error.h"
 #include "core/units.h"
+#include "kernels/add_rows.h"
 #include "kernels/attention_decode.h"
 #include "kernels/attention_prefill.h"
+#include "kernels/cap_logits.h"
 #include "kernels/embed.h"
+#include "kernels/glu.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
-#include "kernels/swiglu.h"
 #include "kernels/top_logits.h"
 
 namespace kvscope::KVSCOPE_TWIN {
@@ -63,6 +65,8 @@ class EngineOnDevice final : public DeviceEngine {
   void FeedForward(int layer, int tokens, void* stream);
   void Finish(int tokens, void* stream);
   void Multiply(const TensorView& x, const DenseMatrix& matrix, const TensorView& out, bool accumulate, void* stream);
+  void AddToResidual(const TensorView& x, const DenseMatrix& matrix, const TensorView& post_norm, void* stream);
+  void FindLogits(const TensorView& hidden, const TensorView& logits, void* stream);
   void ShowResidual(int layer, int tokens);
   void Await();
   void FindWanted(const TensorView& logits, size_t first);
@@ -72,6 +76,12 @@ class EngineOnDevice final : public DeviceEngine {
   TensorView Cache(const DeviceBuffer& cache, int layer) const {
     Half* const data = static_cast<Half*>(cache.data()) + static_cast<int64_t>(layer) * kv_width_ * capacity_;
     return Halves(data, config().num_kv_heads, capacity_, config().head_dim);
+  }
+  // A layer's [capacity, head_dim / 2] of cos_ or sin_.
+  TensorView Angles(const DeviceBuffer& table, int layer) const {
+    TensorView rows = Rows(table, capacity_, config().head_dim / 2);
+    rows.data = rows.floats() + config().layers[layer].rope_set * rows.shape[0] * rows.shape[1];
+    return rows;
   }
   const int* position() const { return static_cast<const int*>(inputs_.data()); }  // of the chunk's first token
   const int* tokens_after() const { return position() + 1; }                       // the chunk included
@@ -87,7 +97,7 @@ class EngineOnDevice final : public DeviceEngine {
   int num_tokens_ = 0, first_of_chunk_ = 0, chunk_tokens_ = 0, num_steps_ = 0;
   int64_t capture_bytes_ = 0;
   DeviceBuffer k_, v_;                                  // [layers, kv_heads, capacity, head_dim] f16
-  DeviceBuffer cos_, sin_;                              // [capacity, head_dim / 2]
+  DeviceBuffer cos_, sin_;                              // [rope sets, capacity, head_dim / 2]
   DeviceBuffer inputs_;                                 // int: position, tokens after, ids
   DeviceBuffer x_, normed_, qkv_, attended_, gate_up_;  // [chunk, width] f32
   DeviceBuffer logits_, many_logits_;                   // [vocab], [kLogitRows, vocab]
@@ -131,10 +141,12 @@ void EngineOnDevice::Begin(const TraceInfo& info, RunSink* sink, int max_tokens)
   capture_.Start(stream_.get());
 
   std::vector<float> cos, sin;
-  for (int token = 0; token < capacity_; ++token) {
-    const RopeAngles angles = RopeAnglesAt(token, config().rope_sets[0].inv_freq, 1.0);
-    cos.insert(cos.end(), angles.cos.begin(), angles.cos.end());
-    sin.insert(sin.end(), angles.sin.begin(), angles.sin.end());
+  for (const RopeSet& set : config().rope_sets) {
+    for (int token = 0; token < capacity_; ++token) {
+      const RopeAngles angles = RopeAnglesAt(token, set.inv_freq, set.attention_scaling);
+      cos.insert(cos.end(), angles.cos.begin(), angles.cos.end());
+      sin.insert(sin.end(), angles.sin.begin(), angles.sin.end());
+    }
   }
   cos_.CopyFromHost(cos.data(), cos_.bytes(), stream_.get());
   sin_.CopyFromHost(sin.data(), sin_.bytes(), stream_.get());
@@ -170,8 +182,8 @@ void EngineOnDevice::Reserve(bool is_recorded) {
   const size_t layers = c.num_layers, capacity = capacity_, chunk = max_chunk_, f = sizeof(float), vocab = c.vocab;
   std::vector<BufferRequest> model{{&k_, sizeof(Half) * layers * kv_width_ * capacity},
                                    {&v_, sizeof(Half) * layers * kv_width_ * capacity},
-                                   {&cos_, f * capacity * c.head_dim / 2},
-                                   {&sin_, f * capacity * c.head_dim / 2},
+                                   {&cos_, f * c.rope_sets.size() * capacity * c.head_dim / 2},
+                                   {&sin_, f * c.rope_sets.size() * capacity * c.head_dim / 2},
                                    {&inputs_, sizeof(int) * (2 + chunk)},
                                    {&x_, f * chunk * c.hidden},
                                    {&normed_, f * chunk * c.hidden},
@@ -237,6 +249,18 @@ void EngineOnDevice::Multiply(const TensorView& x, const DenseMatrix& matrix, co
   DenseMatmul({x, matrix, out, accumulate}, On(stream));
 }
 
+// x_ += x W^T, normed before where the family does that.
+void EngineOnDevice::AddToResidual(const TensorView& x, const DenseMatrix& matrix, const TensorView& post_norm,
+                                   void* stream) {
+  const ModelConfig& c = config();
+  const TensorView residual = Rows(x_, x.shape[0], c.hidden);
+  if (!post_norm.data) return Multiply(x, matrix, residual, /*accumulate=*/true, stream);
+  const TensorView block = Rows(normed_, x.shape[0], c.hidden);  // what it held has been used
+  Multiply(x, matrix, block, /*accumulate=*/false, stream);
+  RmsNorm(block, post_norm, c.rms_epsilon, block, On(stream));
+  AddRows(block, residual, On(stream));
+}
+
 // Norm, projections and rotation: q to where it is recorded, k and v into the cache and there too.
 void EngineOnDevice::Project(int layer, int tokens, const Seen& seen, void* stream) {
   const ModelConfig& c = config();
@@ -245,22 +269,26 @@ void EngineOnDevice::Project(int layer, int tokens, const Seen& seen, void* stre
   const TensorView normed = Rows(normed_, tokens, c.hidden);
   RmsNorm(Rows(x_, tokens, c.hidden), w.attn_norm, c.rms_epsilon, normed, On(stream));
   Multiply(normed, w.qkv, Rows(qkv_, tokens, width), /*accumulate=*/false, stream);
+  if (w.qkv_bias.data) AddRows(w.qkv_bias, Rows(qkv_, tokens, width), On(stream));
   const auto heads_at = [&](int first_column, int heads) {
     TensorView view = ContiguousView(static_cast<float*>(qkv_.data()) + first_column, DType::kF32,
                                      {tokens, heads, c.head_dim}, 3, kTwinDevice);
     view.strides[0] = width;
     return view;
   };
+  const TensorView q_heads = heads_at(0, c.num_heads), k_heads = heads_at(q_width_, c.num_kv_heads);
+  if (w.q_norm.data) RmsNorm(q_heads, w.q_norm, c.rms_epsilon, q_heads, On(stream));
+  if (w.k_norm.data) RmsNorm(k_heads, w.k_norm, c.rms_epsilon, k_heads, On(stream));
   RopeRows ropes[kMaxRopes];
   auto& [q, k, v] = ropes;
-  q = {.x = heads_at(0, c.num_heads),
-       .cos = Rows(cos_, capacity_, c.head_dim / 2),
-       .sin = Rows(sin_, capacity_, c.head_dim / 2),
+  q = {.x = q_heads,
+       .cos = Angles(cos_, layer),
+       .sin = Angles(sin_, layer),
        .out = seen.q,
        .first_position = position(),
        .bad_token = static_cast<int*>(bad_tokens_.data()) + layer};
   k = v = q;
-  k.x = heads_at(q_width_, c.num_kv_heads);
+  k.x = k_heads;
   k.out = Cache(k_, layer), k.copy = seen.k, k.first_out = position();
   v.x = heads_at(q_width_ + kv_width_, c.num_kv_heads);
   v.out = Cache(v_, layer), v.copy = seen.v, v.first_out = position();
@@ -272,14 +300,19 @@ void EngineOnDevice::FeedForward(int layer, int tokens, void* stream) {
   const ModelConfig& c = config();
   const DeviceWeights::Layer& w = weights_.layers()[layer];
   const TensorView x = Rows(x_, tokens, c.hidden), normed = Rows(normed_, tokens, c.hidden);
-  Multiply(Rows(attended_, tokens, q_width_), w.attn_out, x, /*accumulate=*/true, stream);
+  AddToResidual(Rows(attended_, tokens, q_width_), w.attn_out, w.post_attn_norm, stream);
   RmsNorm(x, w.ffn_norm, c.rms_epsilon, normed, On(stream));
   Multiply(normed, w.gate_up, Rows(gate_up_, tokens, 2 * c.ffn), false, stream);
   TensorView gate = Rows(gate_up_, tokens, c.ffn), up = gate;
   gate.strides[0] = up.strides[0] = 2 * c.ffn;
   up.data = gate.floats() + c.ffn;
-  SwiGlu(gate, up, gate, On(stream));
-  Multiply(gate, w.down, x, /*accumulate=*/true, stream);
+  Glu(c.architecture.gate, gate, up, gate, On(stream));
+  AddToResidual(gate, w.down, w.post_ffn_norm, stream);
+}
+
+void EngineOnDevice::FindLogits(const TensorView& hidden, const TensorView& logits, void* stream) {
+  Multiply(hidden, weights_.head(), logits, /*accumulate=*/false, stream);
+  if (config().logit_softcap > 0) CapLogits(config().logit_softcap, logits, On(stream));
 }
 
 // Norm of all rows, logits of the last one and its best ids.
@@ -289,7 +322,7 @@ void EngineOnDevice::Finish(int tokens, void* stream) {
   RmsNorm(Rows(x_, tokens, c.hidden), weights_.output_norm(), c.rms_epsilon, normed, On(stream));
   TensorView last = Rows(normed_, 1, c.hidden);
   last.data = normed.floats() + static_cast<int64_t>(tokens - 1) * c.hidden;
-  Multiply(last, weights_.head(), Rows(logits_, 1, c.vocab), false, stream);
+  FindLogits(last, Rows(logits_, 1, c.vocab), stream);
   FindTopLogits({.logits = Rows(logits_, 1, c.vocab),
                  .count = std::min(kMaxTop, c.vocab),
                  .ids = static_cast<int*>(top_ids_.data()),
@@ -300,7 +333,7 @@ void EngineOnDevice::Finish(int tokens, void* stream) {
 void EngineOnDevice::RunChunk(int tokens) {
   const ModelConfig& c = config();
   void* const stream = stream_.get();
-  Embed(ids(), weights_.embedding(), Rows(x_, tokens, c.hidden), On(stream));
+  Embed(ids(), weights_.embedding(), c.embedding_scale, Rows(x_, tokens, c.hidden), On(stream));
   for (int layer = 0; layer < c.num_layers; ++layer) {
     ShowResidual(layer, tokens);
     const Seen seen = capture_.BeginLayer(layer, tokens);
@@ -334,7 +367,7 @@ void EngineOnDevice::ShowResidual(int layer, int tokens) {
 // One token's way through all layers; what changes from step to step is read from inputs_.
 void EngineOnDevice::EnqueueStep(int parity, void* stream) {
   const ModelConfig& c = config();
-  Embed(ids(), weights_.embedding(), Rows(x_, 1, c.hidden), On(stream));
+  Embed(ids(), weights_.embedding(), c.embedding_scale, Rows(x_, 1, c.hidden), On(stream));
   for (int layer = 0; layer < c.num_layers; ++layer) {
     const Seen seen = capture_.SeenAt(parity, layer);
     Project(layer, 1, seen, stream);
@@ -402,7 +435,7 @@ std::vector<float> EngineOnDevice::Logprobs(std::span<const int> next) {
     TensorView hidden = Rows(normed_, rows, c.hidden);
     hidden.data = hidden.floats() + first * c.hidden;
     const TensorView logits = Rows(many_logits_, rows, c.vocab);
-    Multiply(hidden, weights_.head(), logits, false, stream_.get());
+    FindLogits(hidden, logits, stream_.get());
     FindWanted(logits, first);
   }
   std::vector<float> logprobs(next.size());
@@ -433,7 +466,7 @@ void EngineOnDevice::FindWanted(const TensorView& logits, size_t first) {
 }  // namespace
 
 std::unique_ptr<DeviceEngine> MakeDeviceEngine(const Model& model, const DeviceOptions& options) {
-  if (const std::string why = WhyNotOnDevice(model); !why.empty())
+  if (const std::string why = WhyNotOnDevice(model.config); !why.empty())
     throw Error(StrCat(model.config.name, ": has ", why, ", which no device computes yet; use --device cpu"));
   return std::make_unique<EngineOnDevice>(DeviceWeights(model, options.weights), options, /*is_random=*/false);
 }

@@ -33,8 +33,8 @@ struct CaptureMemory {
 // num_layers; what it leaves there goes on. To compare layers with the CPU's one by one: the device waits for it.
 using ResidualHook = std::function<void(int layer, std::span<float> residual)>;
 
-// Empty, or what of this model the device does not compute, for messages: "its QKV biases".
-std::string WhyNotOnDevice(const Model& model);
+// Empty, or what of this model the device does not compute, for messages: "experts".
+std::string WhyNotOnDevice(const ModelConfig& config);
 
 class DeviceEngine : public Engine {
  public:

@@ -34,6 +34,19 @@ bool Unpack(const PackedMatrix& from, DenseType type, uint16_t* to) {
   return is_finite;
 }
 
+// Of q, k and v one after another; empty where none has one.
+std::vector<float> QkvBias(const LayerWeights& w) {
+  std::vector<float> bias;
+  if (w.q_bias.empty() && w.k_bias.empty() && w.v_bias.empty()) return bias;
+  const std::pair<const std::vector<float>*, int> parts[] = {
+      {&w.q_bias, w.q.outputs()}, {&w.k_bias, w.k.outputs()}, {&w.v_bias, w.v.outputs()}};
+  for (const auto& [part, size] : parts) {
+    bias.insert(bias.end(), part->begin(), part->end());
+    if (part->empty()) bias.insert(bias.end(), size, 0.0f);
+  }
+  return bias;
+}
+
 constexpr int kHighestHeadDim = 256;  // of attention_prefill and column_stats
 
 void CheckWidths(const ModelConfig& c) {
@@ -59,6 +72,11 @@ DeviceWeights::DeviceWeights(const Model& model, DenseType type) : config_(model
   for (const LayerWeights& w : model.layers) {
     layers_.push_back({.attn_norm = Upload(w.attn_norm),
                        .ffn_norm = Upload(w.ffn_norm),
+                       .qkv_bias = Upload(QkvBias(w)),
+                       .q_norm = Upload(w.q_norm),
+                       .k_norm = Upload(w.k_norm),
+                       .post_attn_norm = Upload(w.post_attn_norm),
+                       .post_ffn_norm = Upload(w.post_ffn_norm),
                        .qkv = Upload("attn_q, attn_k or attn_v", {&w.q, &w.k, &w.v}),
                        .attn_out = Upload("attn_output", {&w.attn_out}),
                        .gate_up = Upload("ffn_gate or ffn_up", {&w.ffn.gate, &w.ffn.up}),
@@ -84,6 +102,11 @@ DeviceWeights::DeviceWeights(const ModelConfig& config, uint64_t seed, DenseType
   for (int layer = 0; layer < config.num_layers; ++layer) {
     layers_.push_back({.attn_norm = ones,
                        .ffn_norm = ones,
+                       .qkv_bias = {},
+                       .q_norm = {},
+                       .k_norm = {},
+                       .post_attn_norm = {},
+                       .post_ffn_norm = {},
                        .qkv = random(q_width + 2 * kv_width, config.hidden),
                        .attn_out = random(config.hidden, q_width),
                        .gate_up = random(2 * config.ffn, config.hidden),
@@ -129,6 +152,7 @@ DenseMatrix DeviceWeights::Upload(const char* name, std::initializer_list<const 
 }
 
 TensorView DeviceWeights::Upload(const std::vector<float>& vector) {
+  if (vector.empty()) return {};
   void* const data = Allocate(vector.size() * sizeof(float));
   buffers_.back().CopyFromHost(vector.data(), vector.size() * sizeof(float));
   return ContiguousView(data, DType::kF32, {static_cast<int64_t>(vector.size())}, 1, kTwinDevice);

@@ -12,12 +12,16 @@ namespace kvscope::KVSCOPE_TWIN {
 
 class DeviceWeights {
  public:
+  // Vectors are f32; without data where the model has none.
   struct Layer {
-    TensorView attn_norm, ffn_norm;  // [hidden] f32
-    DenseMatrix qkv;                 // [(heads + 2 kv_heads) * head_dim, hidden]
-    DenseMatrix attn_out;            // [hidden, heads * head_dim]
-    DenseMatrix gate_up;             // [2 ffn, hidden]
-    DenseMatrix down;                // [hidden, ffn]
+    TensorView attn_norm, ffn_norm;            // [hidden]
+    TensorView qkv_bias;                       // [(heads + 2 kv_heads) * head_dim]
+    TensorView q_norm, k_norm;                 // [head_dim]
+    TensorView post_attn_norm, post_ffn_norm;  // [hidden]
+    DenseMatrix qkv;                           // [(heads + 2 kv_heads) * head_dim, hidden]
+    DenseMatrix attn_out;                      // [hidden, heads * head_dim]
+    DenseMatrix gate_up;                       // [2 ffn, hidden]
+    DenseMatrix down;                          // [hidden, ffn]
   };
 
   // Throws Error when a weight is outside the type's range, the kernels do not take a width, or memory does not

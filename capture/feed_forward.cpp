@@ -7,8 +7,7 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "kernels/geglu.h"
-#include "kernels/swiglu.h"
+#include "kernels/glu.h"
 #include "kernels/top_k.h"
 
 namespace kvscope {
@@ -21,16 +20,18 @@ void FeedForwardRunner::Run(const ModelConfig& config, const LayerWeights& weigh
   up_.resize(gate_.size());
   cpu_fast::Matmul(std::initializer_list<MatmulProblem>{{x, config.hidden, rows, &w.gate, gate_.data(), config.ffn},
                                                         {x, config.hidden, rows, &w.up, up_.data(), config.ffn}});
-  ApplyGate(config.architecture.gate, static_cast<int64_t>(gate_.size()));
+  ApplyGate(config.architecture.gate, rows, config.ffn);
   cpu_fast::Matmul({gate_.data(), config.ffn, rows, &w.down, out, config.hidden});
 }
 
-void FeedForwardRunner::ApplyGate(Gate gate, int64_t count) {
-  constexpr int64_t kGrain = 16384;
-  tbb::parallel_for(tbb::blocked_range<int64_t>(0, count, kGrain), [&](const tbb::blocked_range<int64_t>& range) {
-    const size_t size = range.end() - range.begin();
-    const std::span<float> g(&gate_[range.begin()], size), u(&up_[range.begin()], size);
-    gate == Gate::kGelu ? cpu_fast::GeGlu(g, u, g) : cpu_fast::SwiGlu(g, u, g);
+// Row by row, so that a row's bits do not depend on where it lies.
+void FeedForwardRunner::ApplyGate(Gate kind, int64_t rows, int ffn) {
+  constexpr int64_t kGrain = 16;
+  tbb::parallel_for(tbb::blocked_range<int64_t>(0, rows, kGrain), [&](const tbb::blocked_range<int64_t>& range) {
+    for (int64_t row = range.begin(); row < range.end(); ++row) {
+      const std::span<float> gate(&gate_[row * ffn], ffn), up(&up_[row * ffn], ffn);
+      cpu_fast::Glu(kind, gate, up, gate);
+    }
   });
 }
 
@@ -76,7 +77,7 @@ void FeedForwardRunner::RunExperts(const ModelConfig& config, const LayerWeights
       std::copy_n(x + choice.row * hidden, hidden, &chosen_x_[at++ * hidden]);
   }
   cpu_fast::Matmul(into);
-  ApplyGate(config.architecture.gate, count * ffn);
+  ApplyGate(config.architecture.gate, count, config.ffn);
   cpu_fast::Matmul(out_of);
 
   std::fill_n(out, int64_t{rows} * hidden, 0.0f);

@@ -23,7 +23,7 @@ class FeedForwardRunner {
   };
   void RunExperts(const ModelConfig& config, const LayerWeights& weights, const float* x, int rows, float* out);
   void ChooseExperts(const ModelConfig& config, int rows);
-  void ApplyGate(Gate gate, int64_t count);
+  void ApplyGate(Gate kind, int64_t rows, int ffn);
 
   std::vector<float> gate_, up_;              // [rows, ffn]; with experts a row for each choice, in order of experts
   std::vector<float> router_;                 // [rows, experts]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Metadata and tensor access; the parser that checks the file is in gguf_parser.cpp.
+// Metadata and tensor access; gguf_open.cpp opens files, gguf_parser.cpp checks them.
 #include "capture/gguf.h"
 
 #include <algorithm>
@@ -9,33 +9,9 @@
 
 #include "capture/gguf_format.h"
 #include "core/error.h"
-#include "core/half.h"
 
 namespace kvscope {
 namespace {
-
-// Every tensor type ggml has had, so that an error can name what we cannot read. Retired numbers are left out.
-struct TypeInfo {
-  uint32_t id;
-  const char* name;
-  int64_t block_elements;  // 0: not readable here
-  int64_t block_bytes;
-};
-constexpr TypeInfo kTypes[] = {
-    {0, "F32", 1, 4},     {1, "F16", 1, 2},      {2, "Q4_0", 32, 18}, {3, "Q4_1", 32, 20},  {6, "Q5_0", 0, 0},
-    {7, "Q5_1", 0, 0},    {8, "Q8_0", 32, 34},   {9, "Q8_1", 0, 0},   {10, "Q2_K", 0, 0},   {11, "Q3_K", 0, 0},
-    {12, "Q4_K", 0, 0},   {13, "Q5_K", 0, 0},    {14, "Q6_K", 0, 0},  {15, "Q8_K", 0, 0},   {16, "IQ2_XXS", 0, 0},
-    {17, "IQ2_XS", 0, 0}, {18, "IQ3_XXS", 0, 0}, {19, "IQ1_S", 0, 0}, {20, "IQ4_NL", 0, 0}, {21, "IQ3_S", 0, 0},
-    {22, "IQ2_S", 0, 0},  {23, "IQ4_XS", 0, 0},  {24, "I8", 0, 0},    {25, "I16", 0, 0},    {26, "I32", 0, 0},
-    {27, "I64", 0, 0},    {28, "F64", 0, 0},     {29, "IQ1_M", 0, 0}, {30, "BF16", 0, 0},   {34, "TQ1_0", 0, 0},
-    {35, "TQ2_0", 0, 0},  {39, "MXFP4", 0, 0},
-};
-
-const TypeInfo* FindType(GgufType type) {
-  const auto* found = std::find_if(std::begin(kTypes), std::end(kTypes),
-                                   [&](const TypeInfo& info) { return info.id == static_cast<uint32_t>(type); });
-  return found == std::end(kTypes) ? nullptr : found;
-}
 
 template <typename T>
 T Load(const std::byte* from) {
@@ -44,58 +20,7 @@ T Load(const std::byte* from) {
   return value;
 }
 
-float LoadHalf(const std::byte* from) {
-  return FloatFromHalf(Half{Load<uint16_t>(from)});
-}
-
-// One row of blocks each: d, [m], then the quants; a byte of a 4-bit block holds elements i (low) and i + 16 (high).
-void DequantizeQ4Block0(const std::byte* block, float* out) {
-  const float d = LoadHalf(block);
-  for (int i = 0; i < 16; ++i) {
-    const int pair = static_cast<int>(block[2 + i]);
-    out[i] = d * static_cast<float>((pair & 15) - 8);
-    out[i + 16] = d * static_cast<float>((pair >> 4) - 8);
-  }
-}
-
-void DequantizeQ4Block1(const std::byte* block, float* out) {
-  const float d = LoadHalf(block);
-  const float m = LoadHalf(block + 2);
-  for (int i = 0; i < 16; ++i) {
-    const int pair = static_cast<int>(block[4 + i]);
-    out[i] = std::fma(d, static_cast<float>(pair & 15), m);
-    out[i + 16] = std::fma(d, static_cast<float>(pair >> 4), m);
-  }
-}
-
-void DequantizeQ8Block0(const std::byte* block, float* out) {
-  const float d = LoadHalf(block);
-  for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(Load<int8_t>(block + 2 + i));
-}
-
 }  // namespace
-
-std::string GgufTypeName(GgufType type) {
-  const TypeInfo* info = FindType(type);
-  return info ? info->name : StrCat("type ", static_cast<uint32_t>(type));
-}
-
-bool IsReadable(GgufType type) {
-  const TypeInfo* info = FindType(type);
-  return info && info->block_elements > 0;
-}
-
-int64_t GgufBlockElements(GgufType type) {
-  KVSCOPE_CHECK(IsReadable(type));
-  return FindType(type)->block_elements;
-}
-
-int64_t GgufRowBytes(GgufType type, int64_t cols) {
-  KVSCOPE_CHECK(IsReadable(type));
-  const TypeInfo& info = *FindType(type);
-  KVSCOPE_CHECK_EQ(cols % info.block_elements, 0);
-  return cols / info.block_elements * info.block_bytes;
-}
 
 int64_t GgufTensor::Rows() const {
   int64_t rows = 1;
@@ -114,12 +39,12 @@ GgufFile::GgufFile(GgufFile&&) noexcept = default;
 GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;
 GgufFile::~GgufFile() = default;
 
-int64_t GgufFile::file_bytes() const {
-  return static_cast<int64_t>(storage_->bytes().size());
+std::string GgufFile::Place(std::string_view key) const {
+  return StrCat(path(), ":", Printable(key));
 }
 
-std::string GgufFile::Place(std::string_view key) const {
-  return StrCat(path_, ":", Printable(key));
+std::string GgufFile::Place(const GgufTensor& tensor) const {
+  return StrCat(paths_[tensor.part], ":", Printable(tensor.name));
 }
 
 const GgufFile::Value* GgufFile::FindValue(std::string_view key) const {
@@ -305,11 +230,11 @@ const GgufTensor& GgufFile::RequireTensor(std::string_view name, std::span<const
                        ", found none; the file is not a complete model of this architecture, convert it again"));
   }
   if (!std::equal(shape.begin(), shape.end(), tensor->shape.begin(), tensor->shape.end())) {
-    throw Error(StrCat(Place(name), ": expected shape ", ShapeText(shape), ", found ", ShapeText(tensor->shape),
+    throw Error(StrCat(Place(*tensor), ": expected shape ", ShapeText(shape), ", found ", ShapeText(tensor->shape),
                        "; metadata and tensors disagree, convert the model again"));
   }
   if (!IsReadable(tensor->type)) {
-    throw Error(StrCat(Place(name), ": expected F32, F16, Q8_0, Q4_0 or Q4_1, found ", GgufTypeName(tensor->type),
+    throw Error(StrCat(Place(*tensor), ": expected ", ReadableGgufTypeNames(), ", found ", GgufTypeName(tensor->type),
                        "; use a file of the same model in one of those types"));
   }
   return *tensor;
@@ -324,33 +249,14 @@ void GgufFile::Dequantize(const GgufTensor& tensor, int64_t first_row, std::span
   KVSCOPE_CHECK_LE(first_row, tensor.Rows() - rows);
   const int64_t row_bytes = GgufRowBytes(tensor.type, cols);
   const std::byte* from = tensor.data.data() + first_row * row_bytes;
-  const auto for_each_block = [&](int64_t block_bytes, auto&& block) {
-    for (float* to = out.data(); to != out.data() + out.size(); to += 32, from += block_bytes) block(from, to);
-  };
-  switch (tensor.type) {
-    case GgufType::kF32:
-      std::memcpy(out.data(), from, out.size_bytes());
-      break;
-    case GgufType::kF16:
-      FloatsFromHalves(std::span(reinterpret_cast<const Half*>(from), out.size()), out);
-      break;
-    case GgufType::kQ4_0:
-      for_each_block(18, DequantizeQ4Block0);
-      break;
-    case GgufType::kQ4_1:
-      for_each_block(20, DequantizeQ4Block1);
-      break;
-    case GgufType::kQ8_0:
-      for_each_block(34, DequantizeQ8Block0);
-      break;
-  }
+  DequantizeRow(tensor.type, from, out);
   // In integers, because a compiler may vectorise an OR but not a float sum: all exponent bits set is NaN or infinity.
   uint32_t any_bad = 0;
   for (const float value : out) any_bad |= (std::bit_cast<uint32_t>(value) & 0x7f800000u) == 0x7f800000u;
   if (any_bad) {
     const auto bad = std::find_if(out.begin(), out.end(), [](float value) { return !std::isfinite(value); });
     const int64_t at = bad - out.begin();
-    throw Error(StrCat(Place(tensor.name), ": expected finite weights, found ", *bad, " at row ", first_row + at / cols,
+    throw Error(StrCat(Place(tensor), ": expected finite weights, found ", *bad, " at row ", first_row + at / cols,
                        ", column ", at % cols, "; the file is damaged, fetch it again"));
   }
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// A GGUF model file (versions 2 and 3, little endian), mapped into memory and read where it lies: opening costs one
-// walk over the header, weights are touched when somebody asks for them. The file is hostile until checked: Open
-// verifies every count, length, offset and product against the file's size, so that nothing later can leave the file.
-// The file must not be cut short by another program while it is open.
+// A GGUF model file (versions 2 and 3, little endian), or the parts of one that was split, mapped into memory and read
+// where they lie: opening costs one walk over the header, weights are touched when somebody asks for them. The file is
+// hostile until checked: Open verifies every count, length, offset and product against the file's size, so that nothing
+// later can leave the file. The file must not be cut short by another program while it is open.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -15,21 +16,16 @@
 #include <string_view>
 #include <vector>
 
+#include "capture/gguf_blocks.h"
+
 namespace kvscope {
-
-// How a tensor's elements are stored; the numbers are GGUF's. Only those named here can be dequantised.
-enum class GgufType : uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ8_0 = 8 };
-
-std::string GgufTypeName(GgufType type);            // "Q4_1", also for types we cannot read; "type 77" when unknown
-bool IsReadable(GgufType type);                     // can be dequantised
-int64_t GgufRowBytes(GgufType type, int64_t cols);  // readable types only; cols a multiple of the block size
-int64_t GgufBlockElements(GgufType type);           // readable types only
 
 struct GgufTensor {
   std::string name;
   GgufType type = GgufType::kF32;
   std::vector<int64_t> shape;       // 1 to 4 extents, the fastest first: [cols, rows, ...], each at least 1
   std::span<const std::byte> data;  // in the mapping, aligned to 8 bytes at least; empty when the type is not readable
+  int part = 0;                     // of a split model: index into paths()
 
   int64_t Cols() const { return shape[0]; }
   int64_t Rows() const;  // product of the extents after the first
@@ -43,17 +39,24 @@ std::string Printable(std::string_view text);
 
 class GgufFile {
  public:
-  // Throws Error: no such file, not a GGUF file, wrong version or byte order, cut short, inconsistent.
+  // Any part of a split model (NAME-00001-of-00003.gguf) opens all of it; they lie in one folder.
+  // Throws Error: no such file, not a GGUF file, wrong version or byte order, cut short, inconsistent, a part missing
+  // or of another model. Parts of two models with equal counts and no tensor name in common or missing look alike.
   static GgufFile Open(const std::string& path);
-  // The same from memory, copied; name stands in messages. For tests and fuzzing.
+  // The same from memory, copied; names stand in messages and find the parts. For tests and fuzzing.
   static GgufFile FromBytes(const std::string& name, std::string_view bytes);
+  static GgufFile FromBytes(const std::string& name, const std::map<std::string, std::string_view>& files);
 
   GgufFile(GgufFile&&) noexcept;
   GgufFile& operator=(GgufFile&&) noexcept;
   ~GgufFile();
 
-  const std::string& path() const { return path_; }
-  int64_t file_bytes() const;
+  const std::string& path() const { return paths_[0]; }             // of the first part, where the metadata is
+  const std::vector<std::string>& paths() const { return paths_; }  // of every part, in order
+  int64_t file_bytes() const;                                       // of all parts
+  // Of one file its SHA-256; of parts that of their SHA-256s in order, each as 64 hex digits and a line feed:
+  // `sha256sum NAME-*.gguf | cut -c 1-64 | sha256sum`. Reads everything. Error when a file cannot be read.
+  std::string HexSha256OfFiles() const;
   int version() const { return version_; }
 
   // Metadata. Absent: nullopt. Present with another type, or a value that does not fit: Error naming file and key.
@@ -82,10 +85,13 @@ class GgufFile {
   // Error when absent, of another shape (fastest extent first), or of a type that cannot be dequantised.
   const GgufTensor& RequireTensor(std::string_view name, std::span<const int64_t> shape) const;
 
-  // Writes rows [first_row, first_row + out.size() / Cols()) of the tensor as floats; rows count over all extents after
-  // the first. Q4_1 is fma(d, q, m), Q4_0 is d * (q - 8), Q8_0 is d * q, all in float.
-  // Error when the type is not readable or a value is not finite. Safe to call from several threads.
+  // Writes rows [first_row, first_row + out.size() / Cols()) of the tensor as floats (DequantizeRow); rows count over
+  // all extents after the first. Error when the type is not readable or a value is not finite. Safe to call from
+  // several threads.
   void Dequantize(const GgufTensor& tensor, int64_t first_row, std::span<float> out) const;
+
+  // Gives back the memory that reading the tensor has taken; it can still be read, from the disk again. Thread-safe.
+  void Release(const GgufTensor& tensor) const;
 
  private:
   friend class GgufParser;
@@ -98,18 +104,27 @@ class GgufFile {
     std::span<const std::byte> bytes;
   };
 
+  struct Wanted {  // what a file is needed for, in messages
+    std::string what, remedy;
+  };
+  using Opener = std::function<std::unique_ptr<Storage>(const std::string& path, const Wanted& wanted)>;
+
   GgufFile();
-  static GgufFile Parse(std::string path, std::unique_ptr<Storage> storage);
+  static GgufFile Parse(std::string path, std::unique_ptr<Storage> storage);  // one part
+  static GgufFile OpenParts(const std::string& path, const Opener& open_file);
+  void CheckPart(int64_t index, int64_t count, int64_t num_tensors) const;
+  void Append(GgufFile part);
   const Value* FindValue(std::string_view key) const;
   const Value* FindArray(std::string_view key) const;
   int64_t IntAt(std::string_view key, uint32_t type, const std::byte* from) const;
   double FloatAt(std::string_view key, uint32_t type, const std::byte* from) const;
   std::string Place(std::string_view key) const;
+  std::string Place(const GgufTensor& tensor) const;
   [[noreturn]] void FailMissing(std::string_view key) const;
 
-  std::string path_;
   int version_ = 0;
-  std::unique_ptr<Storage> storage_;
+  std::vector<std::string> paths_;  // [parts]
+  std::vector<std::unique_ptr<Storage>> storages_;
   std::map<std::string, Value, std::less<>> values_;
   std::vector<GgufTensor> tensors_;
   std::map<std::string, size_t, std::less<>> tensor_from_name_;

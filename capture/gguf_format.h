@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What gguf.cpp and gguf_parser.cpp share: numbers of the format and where the bytes are held. Private to the two.
+// What the gguf files share: numbers of the format and where the bytes are held. Private to them.
 #pragma once
 
 #include <cstddef>
@@ -63,15 +63,16 @@ inline std::string_view TextAt(const std::byte* from) {
 
 }  // namespace gguf
 
-// The bytes of the file: mapped, or a copy that is aligned as a mapping is (well enough for every legal alignment).
+// The bytes of one file: mapped, or a copy that is aligned as a mapping is (well enough for every legal alignment).
 struct GgufFile::Storage {
-  explicit Storage(std::string_view bytes);       // copies
-  Storage(const std::byte* mapped, size_t size);  // takes over a mapping
+  explicit Storage(std::string_view bytes);                // copies
+  Storage(const std::string& path, const Wanted& wanted);  // maps
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
   ~Storage();
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  void Release(std::span<const std::byte> piece) const;  // drops a mapping's pages from memory
 
  private:
   std::vector<uint64_t> copy_;

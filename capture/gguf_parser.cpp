@@ -1,14 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opens and checks a GGUF file. Layout: "GGUF", version u32, tensor count u64, key count u64; keys {text name, type,
+// Checks one GGUF file. Layout: "GGUF", version u32, tensor count u64, key count u64; keys {text name, type,
 // value}; tensors {text name, extents u32, extent u64 each, type u32, offset u64}; padding; tensor data. A text is a
 // length u64 and its bytes. Nothing is allocated on the word of the file: counts are compared with what the rest of the
 // file could hold, and values stay where they lie.
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -43,21 +37,10 @@ std::string Printable(std::string_view text) {
   return text.size() > kShown ? shown + "..." : shown;
 }
 
-GgufFile::Storage::Storage(std::string_view bytes) : copy_(bytes.size() / 8 + 1) {
-  if (!bytes.empty()) std::memcpy(copy_.data(), bytes.data(), bytes.size());
-  bytes_ = std::as_bytes(std::span(copy_)).first(bytes.size());
-}
-
-GgufFile::Storage::Storage(const std::byte* mapped, size_t size) : is_mapped_(true), bytes_(mapped, size) {}
-
-GgufFile::Storage::~Storage() {
-  if (is_mapped_) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
-}
-
 // Walks the header once; `at_` never passes the end of the file.
 class GgufParser {
  public:
-  explicit GgufParser(GgufFile* file) : file_(*file), bytes_(file->storage_->bytes()) {}
+  explicit GgufParser(GgufFile* file) : file_(*file), bytes_(file->storages_[0]->bytes()) {}
 
   void Run() {
     ReadHeader();
@@ -68,7 +51,7 @@ class GgufParser {
   }
 
  private:
-  [[noreturn]] void Fail(const std::string& what) const { throw Error(StrCat(file_.path_, ": ", what)); }
+  [[noreturn]] void Fail(const std::string& what) const { throw Error(StrCat(file_.path(), ": ", what)); }
 
   // Takes the next `count` bytes, or says that the file ends before `what`.
   const std::byte* Take(uint64_t count, const std::string& what) {
@@ -264,38 +247,10 @@ class GgufParser {
 
 GgufFile GgufFile::Parse(std::string path, std::unique_ptr<Storage> storage) {
   GgufFile file;
-  file.path_ = std::move(path);
-  file.storage_ = std::move(storage);
+  file.paths_.push_back(std::move(path));
+  file.storages_.push_back(std::move(storage));
   GgufParser(&file).Run();
   return file;
-}
-
-GgufFile GgufFile::FromBytes(const std::string& name, std::string_view bytes) {
-  return Parse(name, std::make_unique<Storage>(bytes));
-}
-
-GgufFile GgufFile::Open(const std::string& path) {
-  // O_NONBLOCK so that a named pipe does not hang us before we can refuse it.
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) {
-    throw Error(StrCat(path, ": expected a model file, found: ", std::strerror(errno), "; check the path"));
-  }
-  struct stat info {};
-  const bool is_file = fstat(descriptor, &info) == 0 && S_ISREG(info.st_mode);
-  if (!is_file || info.st_size == 0) {
-    close(descriptor);
-    throw Error(StrCat(path, ": expected a GGUF model file, found ",
-                       is_file ? "an empty file" : "a folder, pipe or device", "; give the .gguf file itself"));
-  }
-  const auto size = static_cast<size_t>(info.st_size);
-  void* mapped = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-  const int map_errno = errno;
-  close(descriptor);
-  if (mapped == MAP_FAILED) {
-    throw Error(StrCat(path, ": expected to map ", size, " bytes, found: ", std::strerror(map_errno),
-                       "; copy the file to a local disk"));
-  }
-  return Parse(path, std::make_unique<Storage>(static_cast<const std::byte*>(mapped), size));
 }
 
 }  // namespace kvscope

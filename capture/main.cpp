@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -15,7 +16,6 @@
 #include "capture/synthetic.h"
 #include "capture/task_flags.h"
 #include "core/error.h"
-#include "core/sha256.h"
 #include "core/units.h"
 #include "kernels/device_choice.h"
 
@@ -34,8 +34,11 @@ struct Flags {
   bool logprobs = false, force = false;
 };
 
-// One file for one prompt, a folder for several or when the name ends in '/'. Checked before the model runs.
-std::vector<std::string> OutputPaths(const Flags& flags, const std::vector<Prompt>& prompts) {
+// One file for one prompt, a folder for several or when the name ends in '/'; never one of the inputs. Checked before
+// the model runs.
+std::vector<std::string> OutputPaths(const Flags& flags, const std::vector<Prompt>& prompts,
+                                     std::vector<std::string> inputs) {
+  inputs.insert(inputs.end(), {flags.task.haystack, flags.task.file});
   const bool is_folder = flags.output.ends_with('/') || fs::is_directory(flags.output);
   if (!is_folder && prompts.size() > 1) {
     throw Error(StrCat("-o ", flags.output, ": ", prompts.size(),
@@ -46,7 +49,7 @@ std::vector<std::string> OutputPaths(const Flags& flags, const std::vector<Promp
     paths.push_back(is_folder ? (fs::path(flags.output) / (prompt.file_stem + ".kvtrace.h5")).string() : flags.output);
     if (fs::exists(paths.back()) && !flags.force)
       throw Error(StrCat(paths.back(), ": exists already; remove it or pass --force"));
-    for (const std::string& input : {flags.model, flags.task.haystack, flags.task.file}) {
+    for (const std::string& input : inputs) {
       std::error_code not_there;
       if (fs::equivalent(paths.back(), input, not_there))
         throw Error(StrCat(paths.back(), ": is read by this command; write to another file"));
@@ -82,6 +85,7 @@ struct Work {
   std::unique_ptr<Model> model;
   ModelConfig config;
   std::vector<Prompt> prompts;
+  std::vector<std::string> model_paths;  // of every part
   std::string sha256;
 };
 
@@ -94,11 +98,13 @@ Work MakeWork(const Flags& flags) {
     return work;
   }
   const GgufFile gguf = GgufFile::Open(flags.model);
-  work.config = ReadModelConfig(gguf);
+  const int context_limit = ReadModelConfig(gguf, /*max_tokens=*/INT_MAX).context_length;
   work.tokenizer = Tokenizer::FromGguf(gguf);
-  work.prompts = MakePrompts(flags.task, *work.tokenizer, work.config.context_length);
-  work.model = LoadModel(gguf);
-  work.sha256 = HexSha256OfFile(flags.model);
+  work.prompts = MakePrompts(flags.task, *work.tokenizer, context_limit);
+  work.model = LoadModel(gguf, LongestRun(work.prompts));
+  work.config = work.model->config;
+  work.model_paths = gguf.paths();
+  work.sha256 = gguf.HexSha256OfFiles();
   return work;
 }
 
@@ -142,9 +148,9 @@ void Run(const Flags& flags) {
   options.layers = flags.layers;
   options.kv_heads = flags.kv_heads;
   options.query_rows = flags.query_rows;
-  const std::vector<std::string> paths = OutputPaths(flags, prompts);
+  const std::vector<std::string> paths = OutputPaths(flags, prompts, work.model_paths);
   if (work.model && device.is_cuda && flags.device == "auto") {
-    if (const std::string why = WhyNotOnDevice(*work.model); !why.empty()) {
+    if (const std::string why = WhyNotOnDevice(work.config); !why.empty()) {
       std::fprintf(stderr, "kvscope-capture: the model has %s, which no device computes yet: it runs on the CPU\n",
                    why.c_str());
       device = {};
@@ -188,7 +194,7 @@ int main(int argc, char** argv) {
   using kvscope::Flags;
   Flags flags;
   CLI::App app{"Records what a model's attention saw, one trace file per run.", "kvscope capture"};
-  app.add_option("--model", flags.model, "GGUF file");
+  app.add_option("--model", flags.model, "GGUF file, or any part of a split one");
   app.add_option("--synthetic", flags.synthetic,
                  "instead of --model, for performance only: random weights of the shape llama-3.1-8b, qwen2.5-7b or "
                  "llama-3.1-70b-layer, on a CUDA device");

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "capture/model.h"
 
-#include <tbb/parallel_for.h>
-
 #include <array>
-#include <cstring>
 #include <set>
 
+#include "capture/pack_weights.h"
 #include "core/error.h"
 
 namespace kvscope {
@@ -19,64 +17,6 @@ int SourceRow(int row, RowOrder order, int head_dim) {
   if (order == RowOrder::kAsStored) return row;
   const int within = row % head_dim, half = head_dim / 2;
   return row - within + 2 * (within % half) + within / half;
-}
-
-void PackRow(const GgufTensor& tensor, const std::byte* row, int output, int inputs, PackedMatrix& matrix) {
-  const int blocks = inputs / kQuantBlock;
-  std::vector<Half> scales(blocks);
-  const auto half_at = [](const std::byte* at) {
-    Half half;
-    std::memcpy(&half, at, sizeof half);
-    return half;
-  };
-  switch (tensor.type) {
-    case GgufType::kF32:
-      matrix.SetRow(output, std::span(reinterpret_cast<const float*>(row), inputs));
-      return;
-    case GgufType::kF16:
-      matrix.SetRow(output, std::span(reinterpret_cast<const Half*>(row), inputs));
-      return;
-    case GgufType::kQ8_0: {
-      std::vector<int8_t> codes(inputs);
-      for (int block = 0; block < blocks; ++block, row += 2 + kQuantBlock) {
-        scales[block] = half_at(row);
-        std::memcpy(&codes[block * kQuantBlock], row + 2, kQuantBlock);
-      }
-      matrix.SetRow(output, codes, scales);
-      return;
-    }
-    case GgufType::kQ4_0:
-    case GgufType::kQ4_1: {
-      const bool has_minimum = tensor.type == GgufType::kQ4_1;
-      std::vector<uint8_t> codes(inputs);
-      std::vector<float> minimums(blocks);
-      for (int block = 0; block < blocks; ++block) {
-        scales[block] = half_at(row);
-        minimums[block] = has_minimum ? FloatFromHalf(half_at(row + 2)) : -8 * FloatFromHalf(scales[block]);
-        row += has_minimum ? 4 : 2;
-        for (int i = 0; i < kQuantBlock / 2; ++i, ++row) {
-          codes[block * kQuantBlock + i] = static_cast<uint8_t>(*row) & 15;
-          codes[block * kQuantBlock + kQuantBlock / 2 + i] = static_cast<uint8_t>(*row) >> 4;
-        }
-      }
-      matrix.SetRow(output, codes, scales, minimums);
-      return;
-    }
-  }
-  KVSCOPE_CHECK(false);
-}
-
-WeightKind KindOf(GgufType type) {
-  switch (type) {
-    case GgufType::kF32:
-      return WeightKind::kF32;
-    case GgufType::kF16:
-      return WeightKind::kF16;
-    case GgufType::kQ8_0:
-      return WeightKind::kQ8;
-    default:
-      return WeightKind::kQ4;
-  }
 }
 
 class Loader {
@@ -159,26 +99,8 @@ class Loader {
                     RowOrder order = RowOrder::kAsStored) {
     used_.insert(name);
     const GgufTensor& tensor = gguf_.RequireTensor(name, shape);
-    CheckFinite(tensor, first_row, outputs);
-    const int inputs = static_cast<int>(tensor.Cols());
-    PackedMatrix matrix(KindOf(tensor.type), outputs, inputs);
-    const int64_t row_bytes = GgufRowBytes(tensor.type, inputs);
-    tbb::parallel_for(0, matrix.num_panels(), [&](int panel) {
-      for (int row = panel * 32; row < std::min(panel * 32 + 32, outputs); ++row) {
-        PackRow(tensor, tensor.data.data() + (first_row + SourceRow(row, order, c_.head_dim)) * row_bytes, row, inputs,
-                matrix);
-      }
-    });
-    return matrix;
-  }
-
-  // Dequantising a row refuses values that are not finite, with a good message.
-  void CheckFinite(const GgufTensor& tensor, int64_t first_row, int rows) const {
-    tbb::parallel_for(first_row, first_row + rows, [&](int64_t row) {
-      thread_local std::vector<float> values;
-      values.resize(tensor.Cols());
-      gguf_.Dequantize(tensor, row, values);
-    });
+    return PackWeights(gguf_, tensor, outputs,
+                       [&](int output) { return first_row + SourceRow(output, order, c_.head_dim); });
   }
 
   std::vector<float> Vector(const std::string& name, int size) {
@@ -199,7 +121,7 @@ class Loader {
   // A weight without a use is part of a model that this is not.
   void CheckAllUsed() const {
     for (const GgufTensor& tensor : gguf_.tensors()) {
-      if (used_.contains(tensor.name) || tensor.name == "rope_freqs.weight") continue;
+      if (used_.contains(tensor.name) || tensor.name.starts_with("rope_f")) continue;  // freqs, factors: rope_scaling.h
       if (tensor.name.ends_with(".attn_rot_embd.weight")) continue;  // old files; the keys say the same
       throw Error(StrCat(gguf_.path(), ":", Printable(tensor.name),
                          ": expected no such tensor in a model of architecture ", c_.architecture.name,
@@ -215,9 +137,9 @@ class Loader {
 
 }  // namespace
 
-std::unique_ptr<Model> LoadModel(const GgufFile& gguf) {
+std::unique_ptr<Model> LoadModel(const GgufFile& gguf, int max_tokens) {
   auto model = std::make_unique<Model>();
-  model->config = ReadModelConfig(gguf);
+  model->config = ReadModelConfig(gguf, max_tokens);
   Loader(gguf, model->config).LoadInto(*model);
   return model;
 }

@@ -6,9 +6,26 @@
 #include "core/error.h"
 
 namespace kvscope {
+namespace {
+
+// [heads, dim] of one token.
+TensorView RowOf(const TensorView& view, int64_t token) {
+  TensorView row = view;
+  row.data = view.floats() + token * view.strides[0];
+  row.rank = 2;
+  row.shape = {view.shape[1], view.shape[2], 1, 1};
+  row.strides = {view.strides[1], 1, 0, 0};
+  return row;
+}
+
+}  // namespace
 namespace cpu {
 
 void RmsNorm(const TensorView& x, const TensorView& weight, float epsilon, const TensorView& out) {
+  if (x.rank == 3) {
+    for (int64_t token = 0; token < x.shape[0]; ++token) RmsNorm(RowOf(x, token), weight, epsilon, RowOf(out, token));
+    return;
+  }
   const int64_t dim = x.shape[1];
   KVSCOPE_CHECK_EQ(weight.shape[0], dim);
   for (int64_t row = 0; row < x.shape[0]; ++row) {

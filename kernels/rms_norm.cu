@@ -17,14 +17,16 @@ struct Rows {
   const float* x;
   const float* weight;
   float* out;
-  int64_t x_stride, out_stride;
-  int dim;
+  int64_t x_stride, out_stride;            // of tokens
+  int64_t x_head_stride, out_head_stride;  // of a token's heads
+  int heads, dim;
   float epsilon;
 };
 
 __global__ void __launch_bounds__(kThreads) RmsNormKernel(Rows rows) {
-  const float* x = rows.x + blockIdx.x * rows.x_stride;
-  float* out = rows.out + blockIdx.x * rows.out_stride;
+  const int64_t token = blockIdx.x / rows.heads, head = blockIdx.x % rows.heads;
+  const float* x = rows.x + token * rows.x_stride + head * rows.x_head_stride;
+  float* out = rows.out + token * rows.out_stride + head * rows.out_head_stride;
   const int thread = static_cast<int>(threadIdx.x);
 
   float squares = 0;
@@ -46,15 +48,24 @@ void RmsNorm(const TensorView& x, const TensorView& weight, float epsilon, const
              const Workspace& workspace) {
   KVSCOPE_CHECK(x.device == kTwinDevice && weight.device == kTwinDevice && out.device == kTwinDevice);
   KVSCOPE_CHECK(x.dtype == DType::kF32 && weight.dtype == DType::kF32 && out.dtype == DType::kF32);
-  KVSCOPE_CHECK_EQ(weight.shape[0], x.shape[1]);
-  KVSCOPE_CHECK_EQ(out.shape[1], x.shape[1]);
-  KVSCOPE_CHECK_EQ(out.shape[0], x.shape[0]);
-  KVSCOPE_CHECK_LE(x.shape[0], INT32_MAX);
-  KVSCOPE_CHECK_LE(x.shape[1], INT32_MAX - kThreads);
-  if (x.shape[0] == 0) return;
-  const Rows rows{x.floats(), weight.floats(), out.floats(), x.strides[0], out.strides[0], static_cast<int>(x.shape[1]),
-                  epsilon};
-  Launch("RmsNormKernel", RmsNormKernel, dim3(static_cast<unsigned>(x.shape[0])), kThreads, 0, workspace.stream, rows);
+  KVSCOPE_CHECK(x.rank == out.rank && x.shape == out.shape);
+  const bool has_heads = x.rank == 3;
+  const int64_t heads = has_heads ? x.shape[1] : 1, dim = x.shape[x.rank - 1], blocks = x.shape[0] * heads;
+  KVSCOPE_CHECK_EQ(weight.shape[0], dim);
+  KVSCOPE_CHECK_LE(blocks, INT32_MAX);
+  KVSCOPE_CHECK_LE(dim, INT32_MAX - kThreads);
+  if (blocks == 0) return;
+  const Rows rows{.x = x.floats(),
+                  .weight = weight.floats(),
+                  .out = out.floats(),
+                  .x_stride = x.strides[0],
+                  .out_stride = out.strides[0],
+                  .x_head_stride = has_heads ? x.strides[1] : 0,
+                  .out_head_stride = has_heads ? out.strides[1] : 0,
+                  .heads = static_cast<int>(heads),
+                  .dim = static_cast<int>(dim),
+                  .epsilon = epsilon};
+  Launch("RmsNormKernel", RmsNormKernel, dim3(static_cast<unsigned>(blocks)), kThreads, 0, workspace.stream, rows);
 }
 
 }  // namespace kvscope::KVSCOPE_TWIN

@@ -7,7 +7,8 @@
 
 namespace kvscope {
 
-// x, out [rows, dim] f32, any row stride; weight [dim] f32; out may alias x.
+// x, out [rows, dim] f32, any row stride, or [tokens, heads, dim], any strides of both; weight [dim] f32; out may alias
+// x.
 namespace cpu {
 void RmsNorm(const TensorView& x, const TensorView& weight, float epsilon, const TensorView& out);
 }

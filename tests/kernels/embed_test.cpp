@@ -21,6 +21,7 @@ TEST_P(Embed, PutsRowsByIdExactly) {
   const auto [backend, s] = GetParam();
   KVSCOPE_SKIP_WITHOUT(backend);
   constexpr int kIds = 19;
+  constexpr float kScale = 1.7f;
   for (const DenseType type : {DenseType::kF16, DenseType::kBF16}) {
     std::vector<uint16_t> table;
     for (int i = 0; i < kIds * s.dim; ++i) table.push_back(DenseBits(0.37f * static_cast<float>(i % 1009 - 500), type));
@@ -36,15 +37,15 @@ TEST_P(Embed, PutsRowsByIdExactly) {
     const auto* const lent = static_cast<const int*>(lent_ids.view().data);
     if (IsEmulated(backend)) {
       cuda_emulated::SetBackend(backend);
-      cuda_emulated::Embed(lent, matrix, lent_out.view(), {});
+      cuda_emulated::Embed(lent, matrix, kScale, lent_out.view(), {});
     } else {
-      backend == Backend::kCuda ? cuda::Embed(lent, matrix, lent_out.view(), {})
-                                : cpu::Embed(lent, matrix, lent_out.view());
+      backend == Backend::kCuda ? cuda::Embed(lent, matrix, kScale, lent_out.view(), {})
+                                : cpu::Embed(lent, matrix, kScale, lent_out.view());
     }
     lent_out.Fetch();
     for (int token = 0; token < s.tokens; ++token) {
       for (int i = 0; i < s.dim + s.padding; ++i) {
-        const float expected = i < s.dim ? DenseValue(table[ids[token] * s.dim + i], type) : -7.0f;
+        const float expected = i < s.dim ? kScale * DenseValue(table[ids[token] * s.dim + i], type) : -7.0f;
         ASSERT_EQ(out[token * (s.dim + s.padding) + i], expected) << "token " << token << " dim " << i;
       }
     }

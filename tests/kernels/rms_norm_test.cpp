@@ -84,6 +84,31 @@ TEST_P(RmsNorm, WorksInPlace) {
   EXPECT_EQ(x, out);
 }
 
+// Heads of several tokens side by side, as a projection leaves them, behind other columns.
+TEST_P(RmsNorm, TakesHeadsOfTokensWithOtherColumnsBetween) {
+  const auto [backend, shape] = GetParam();
+  const auto [tokens, dim, padding] = shape;
+  KVSCOPE_SKIP_WITHOUT(backend);
+  constexpr int kHeads = 3;
+  const int stride = kHeads * dim + padding;
+  std::vector<float> x = RandomRows(tokens, stride, 5), weight = RandomRows(1, dim, 6);
+  const std::vector<float> before = x;
+  TensorView view = ContiguousView(nullptr, DType::kF32, {tokens, kHeads, dim}, 3);
+  view.strides[0] = stride;
+  Lent lent(backend, x, view), lent_weight(backend, weight, ContiguousView(nullptr, DType::kF32, {dim}, 1));
+  NormOn(backend, lent.view(), lent_weight.view(), lent.view());
+  lent.Fetch();
+  for (int token = 0; token < tokens; ++token) {
+    for (int at = 0; at < stride; ++at) {
+      const float* in = &before[token * stride + at / dim * dim];
+      double expected = before[token * stride + at], squares = 0;
+      for (int i = 0; i < dim && at < kHeads * dim; ++i) squares += double{in[i]} * in[i];
+      if (at < kHeads * dim) expected = expected / std::sqrt(squares / dim + kEpsilon) * weight[at % dim];
+      ASSERT_NEAR(x[token * stride + at], expected, 2e-6 * std::fabs(expected)) << token << " " << at;
+    }
+  }
+}
+
 std::string TestName(const testing::TestParamInfo<std::tuple<Backend, Shape>>& info) {
   const auto [rows, dim, padding] = std::get<1>(info.param);
   return StrCat(Name(std::get<0>(info.param)), "_", rows, "x", dim, "_padded_", padding);

@@ -36,3 +36,11 @@ class FixtureFile:
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=True)}" for key, value in header.items())
         path.with_suffix(".json").write_text("{\n" + lines + "\n}\n", encoding="utf-8", newline="\n")
         print(f"{path}.json + .bin: {len(self.arrays)} arrays, {path.with_suffix('.json').stat().st_size} + {len(self.data)} bytes")
+
+
+def read(path_without_suffix):
+    """(header, {array name: values}) of a fixture."""
+    path = pathlib.Path(path_without_suffix)
+    header = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    data = path.with_suffix(".bin").read_bytes()
+    return header, {name: numpy.frombuffer(data, DTYPES[array["dtype"]], int(numpy.prod(array["shape"])), array["offset"]).reshape(array["shape"]) for name, array in header["arrays"].items()}

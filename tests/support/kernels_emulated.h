@@ -11,6 +11,7 @@
 #include "kernels/column_stats.h"
 #include "kernels/column_totals.h"
 #include "kernels/dense_matmul.h"
+#include "kernels/glu.h"
 #include "kernels/rope.h"
 #include "kernels/tensor.h"
 #include "kernels/top_logits.h"
@@ -45,12 +46,14 @@ void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpe
 void Rope(std::span<const RopeRows> ropes, const Workspace& workspace);
 void DenseMatmul(const DenseMatmulProblem& problem, const Workspace& workspace);
 size_t DenseWorkspaceBytes(const DenseMatmulProblem& problem);
-void Embed(const int* ids, const DenseMatrix& table, const TensorView& out, const Workspace& workspace);
+void Embed(const int* ids, const DenseMatrix& table, float scale, const TensorView& out, const Workspace& workspace);
 void FindTopLogits(const TopLogits& top, const Workspace& workspace);
 size_t TopLogitsWorkspaceBytes(const TopLogits& top);
 void FillRandom(void* data, int64_t count, DenseType type, uint64_t seed, float deviation, const Workspace& workspace);
+void AddRows(const TensorView& x, const TensorView& out, const Workspace& workspace);
+void CapLogits(float cap, const TensorView& x, const Workspace& workspace);
 void AddColumns(const ColumnTotals& columns, const Workspace& workspace);
-void SwiGlu(const TensorView& gate, const TensorView& up, const TensorView& out, const Workspace& workspace);
+void Glu(Gate kind, const TensorView& gate, const TensorView& up, const TensorView& out, const Workspace& workspace);
 }  // namespace cuda_emulated
 
 }  // namespace kvscope
