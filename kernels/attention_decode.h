@@ -16,7 +16,7 @@ struct DecodeAttention {
   TensorView q;        // [heads, head_dim] f32, or f16 but for cpu_fast
   TensorView k;        // [kv_heads, tokens, head_dim] f32 or f16; any head stride, token stride >= head_dim
   TensorView v;        // [kv_heads, tokens, head_dim_v], dtype of k
-  AttentionRule rule;  // tokens outside its window are not read
+  AttentionRule rule;  // tokens outside its window are not read; cpu_fast reads some, times 0: let them be finite
   TensorView out;      // [heads, head_dim_v] f32, written
   TensorView lse;      // [heads] f32, written
   // [heads, tokens] f32, or f16 but for cpu_fast; written: exp(score - lse), 0 outside the window; null data: not

@@ -242,8 +242,8 @@ TEST_P(ColumnStatsTwin, EqualsTheSpecification) {
   Lent lent_token(backend, q_token, any);
   lent.q = lent_q.view().data, lent.k = lent_k.view().data, lent.lse = lent_lse.view().floats();
   lent.q_token = {static_cast<const int*>(lent_token.view().data), q_token.size()};
-  for (const int window : {0, 1, 7, 100, 1000}) {
-    for (const float softcap : {0.0f, 3.0f}) {  // scores reach some 7
+  for (const int window : {0, 1, 7, 18, 100, 1000}) {  // with 18 a block of rows sees one token of a block of tokens
+    for (const float softcap : {0.0f, 3.0f}) {         // scores reach some 7
       SCOPED_TRACE(StrCat("window ", window, ", softcap ", softcap));
       host.rule.window = lent.rule.window = window, host.rule.softcap = lent.rule.softcap = softcap;
       cpu::ColumnStats(host, specs, plain);
