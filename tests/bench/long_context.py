@@ -8,7 +8,8 @@
 The model is one of tests/python/write_random_gguf.py (or any other). A token costs a + b * context: a for the weights it is multiplied
 with, b for the keys and values it attends to. The lines of the picture are fitted to contexts up to a quarter of the longest only;
 the points beyond show whether time grows as that says. Prefill: each chunk of the longest run, its seconds over its tokens, at the mean
-number of tokens they see. Decode: the median step of each run, at its context.
+number of tokens they see. Decode: the median step of each run, at its context. --clock cpu takes the processor's seconds of all threads
+instead of the clock's, for a machine that others use.
 """
 import argparse
 import json
@@ -28,7 +29,12 @@ import numpy
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FITTED_SHARE = 0.25
 CHUNK = 512
-STEPS = 24
+STEPS = 48
+
+
+def cpu_secs(pid):
+    """Of all threads, in nanoseconds' resolution."""
+    return sum(int(task.read_text().split()[0]) for task in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")) * 1e-9
 
 
 def capture(options, context, folder):
@@ -40,16 +46,15 @@ def capture(options, context, folder):
     begin = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=inside, text=True)
     os.close(inside)
-    seen, text = [(time.monotonic(), 0)], ""
+    seen, text = [], ""
     while select.select([terminal], [], [], 3600)[0]:
         try:
             text += os.read(terminal, 65536).decode(errors="replace")
         except OSError:  # the other side is closed
             break
-        for match in re.finditer(r"(\d+)/\d+ tokens ", text):
-            seen.append((time.monotonic(), int(match[1])))
-            rest = match.end()
-        text = text[rest:] if "tokens " in text else text
+        matches = list(re.finditer(r"(\d+)/\d+ tokens ", text))
+        seen += [(int(match[1]), time.monotonic(), cpu_secs(process.pid)) for match in matches]
+        text = text[matches[-1].end():] if matches else text
     os.close(terminal)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -59,9 +64,12 @@ def capture(options, context, folder):
     with h5py.File(trace) as file:
         steps = numpy.diff(file["steps/time_ns"][:]) * 1e-9
         prompt = int(file["tokens"].attrs["prompt_tokens"])
-    chunks = [[(first + last) / 2, (end - start) / (last - first)] for (start, first), (end, last) in zip(seen[1:], seen[2:]) if last <= prompt and last - first == CHUNK]
-    figures = {"context": prompt, "level": options.level, "to_first_chunk_secs": seen[1][0] - begin, "whole_secs": time.monotonic() - begin, "decode_secs_per_token": float(numpy.median(steps)), "steps": len(steps) + 1,
-               "prefill_tokens_per_s": float(re.search(r"prefill (\d+)", output)[1]), "peak_rss_mb": usage.ru_maxrss / 1024, "trace_mb": trace.stat().st_size / 1e6, "prefill_chunks": chunks}
+    chunks = [((first[0] + last[0]) / 2, last[1] - first[1], last[2] - first[2]) for first, last in zip(seen, seen[1:]) if last[0] <= prompt and last[0] - first[0] == CHUNK]
+    decoded = [moment for moment in seen if moment[0] > prompt]
+    figures = {"context": prompt, "level": options.level, "to_first_chunk_secs": seen[0][1] - begin, "whole_secs": time.monotonic() - begin, "steps": len(steps) + 1,
+               "decode_secs_per_token": float(numpy.median(steps)), "decode_cpu_secs_per_token": (decoded[-1][2] - decoded[0][2]) / (decoded[-1][0] - decoded[0][0]),
+               "prefill_tokens_per_s": float(re.search(r"prefill (\d+)", output)[1]), "peak_rss_mb": usage.ru_maxrss / 1024, "trace_mb": trace.stat().st_size / 1e6,
+               "chunk_context": [x for x, _, _ in chunks], "chunk_secs_per_token": [wall / CHUNK for _, wall, _ in chunks], "chunk_cpu_secs_per_token": [cpu / CHUNK for _, _, cpu in chunks]}
     trace.unlink()
     return figures
 
@@ -73,24 +81,25 @@ def fitted(points):
     return numpy.linalg.lstsq(matrix, numpy.ones(len(near)), rcond=None)[0]
 
 
-def series(lines):
-    runs = [line for line in lines if "context" in line]
-    return {"prefill": max(runs, key=lambda run: run["context"])["prefill_chunks"], "decode": [[run["context"], run["decode_secs_per_token"]] for run in runs]}
+def series(lines, clock):
+    runs, secs = [line for line in lines if "context" in line], "cpu_secs" if clock == "cpu" else "secs"
+    longest = max(runs, key=lambda run: run["context"])
+    return {"prefill": list(zip(longest["chunk_context"], longest[f"chunk_{secs}_per_token"])), "decode": [(run["context"], run[f"decode_{secs}_per_token"]) for run in runs]}
 
 
-def growth(lines):
+def growth(lines, clock):
     """What the picture says, as figures: the fit and how far it is off at the longest context."""
-    for name, points in series(lines).items():
+    for name, points in series(lines, clock).items():
         a, b = fitted(points)
         x, y = max(points)
-        yield {"claim": "time per token grows with context as a + b * context", "part": name, "a_us": a * 1e6, "b_us_per_1k_tokens": b * 1e9, "fitted_up_to": FITTED_SHARE * x, "longest": x, "measured_us": y * 1e6,
+        yield {"claim": "time per token grows with context as a + b * context", "part": name, "clock": clock, "a_us": a * 1e6, "b_us_per_1k_tokens": b * 1e9, "fitted_up_to": FITTED_SHARE * x, "longest": x, "measured_us": y * 1e6,
                "predicted_us": (a + b * x) * 1e6, "measured_over_predicted": y / (a + b * x)}
 
 
-def picture(lines):
+def picture(lines, clock):
     """An SVG: two series of points over context and the lines that their near parts predict."""
     width, height, left, top, right, bottom = 760, 400, 70, 40, 20, 50
-    data = series(lines)
+    data = series(lines, clock)
     longest = max(x for points in data.values() for x, _ in points)
     highest = max(max(y for _, y in points) for points in data.values()) * 1.08
 
@@ -98,7 +107,7 @@ def picture(lines):
         return left + (width - left - right) * x / (longest * 1.03), height - bottom - (height - top - bottom) * y / highest
 
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="DejaVu Sans, sans-serif" font-size="12">',
-             f'<rect width="{width}" height="{height}" fill="#ffffff"/>', f'<text x="{left}" y="22" font-size="14" fill="#222222">Milliseconds per token against context: {lines[0].get("model", "")}</text>']
+             f'<rect width="{width}" height="{height}" fill="#ffffff"/>', f'<text x="{left}" y="22" font-size="14" fill="#222222">{"Processor milliseconds" if clock == "cpu" else "Milliseconds"} per token against context: {lines[0]["model"]}</text>']
     power = 10 ** numpy.floor(numpy.log10(highest * 1e3 / 5))
     stride = power * min((1, 2, 5, 10), key=lambda step: abs(step * power - highest * 1e3 / 5))
     for value in numpy.arange(0, highest * 1e3, stride):
@@ -128,6 +137,7 @@ def main():
     parser.add_argument("--haystack", default=str(ROOT / "traces/cache/kjv.txt"))
     parser.add_argument("--contexts", default="1024,2048,4096,8192,16384,32768")
     parser.add_argument("--level", default="qkv+rows")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--folder", help="for the traces while they are made; default the system's")
     parser.add_argument("--read", help="results of an earlier run instead of a new one")
     parser.add_argument("-o", "--output")
@@ -142,15 +152,15 @@ def main():
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             for context in map(int, options.contexts.split(",")):
                 lines.append(capture(options, context, pathlib.Path(folder)))
-                print({key: value for key, value in lines[-1].items() if key != "prefill_chunks"}, flush=True)
-        lines += growth(lines)
+                print({key: value for key, value in lines[-1].items() if not key.startswith("chunk_")}, flush=True)
+        lines += [line for clock in ("wall", "cpu") for line in growth(lines, clock)]
         lines.append({"load_after": os.getloadavg()[0]})
     if options.output:
         pathlib.Path(options.output).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    for line in growth(lines):
+    for line in growth(lines, options.clock):
         print(line)
     if options.picture:
-        pathlib.Path(options.picture).write_text(picture(lines), encoding="utf-8")
+        pathlib.Path(options.picture).write_text(picture(lines, options.clock), encoding="utf-8")
 
 
 if __name__ == "__main__":
