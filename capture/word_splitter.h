@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pre-tokenizers: named lists of regular expressions that cut text into words before byte-pair encoding. Each
-// expression cuts the pieces left by the one before it; what it does not match stays as a piece of its own.
+// expression cuts the pieces left by the one before it; what it does not match stays as a piece of its own. Letters and
+// digits are PCRE2's: a character newer than its Unicode (14 in Debian 12) counts as neither, where llama.cpp may know
+// it.
 #pragma once
 
 #include <functional>

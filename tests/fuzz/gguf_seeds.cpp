@@ -17,6 +17,13 @@ void Write(const std::filesystem::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
+std::string SmallestModel(const Architecture& family) {
+  TinyGgufOptions options{.layers = 2, .heads = 2, .kv_heads = 1, .ffn = 32, .vocab = 259};
+  options.architecture = family.name;
+  options.experts = options.architecture == "qwen3moe" ? 3 : 0;
+  return TinyGgufBytes(options);
+}
+
 void WriteAll(const std::filesystem::path& folder) {
   const TinyGgufOptions small{
       .layers = 0, .heads = 1, .kv_heads = 1, .head_dim = 32, .embedding_type = GgufType::kQ4_0};
