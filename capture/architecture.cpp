@@ -36,7 +36,7 @@ const std::vector<Architecture>& Architectures() {
        .window_period = 6,
        .window_rope_base = 10000,
        .layers_of_odd_scale = 62},
-      {.name = "phi3", .models = "Phi 3 with 4k of context", .has_fused_weights = true, .window_period = 0},
+      {.name = "phi3", .models = "Phi 3 and 3.5", .has_fused_weights = true, .window_period = 0},
   };
   return kArchitectures;
 }

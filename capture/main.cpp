@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -99,10 +100,11 @@ Work MakeWork(const Flags& flags) {
     return work;
   }
   const GgufFile gguf = GgufFile::Open(flags.model);
-  work.config = ReadModelConfig(gguf);
+  const int context_limit = ReadModelConfig(gguf, /*max_tokens=*/INT_MAX).context_length;
   work.tokenizer = Tokenizer::FromGguf(gguf);
-  work.prompts = MakePrompts(flags.task, *work.tokenizer, work.config.context_length);
-  work.model = LoadModel(gguf);
+  work.prompts = MakePrompts(flags.task, *work.tokenizer, context_limit);
+  work.model = LoadModel(gguf, LongestRun(work.prompts));
+  work.config = work.model->config;
   work.model_paths = gguf.paths();
   work.sha256 = gguf.HexSha256OfFiles();
   return work;
@@ -200,7 +202,7 @@ int main(int argc, char** argv) {
   using kvscope::Flags;
   Flags flags;
   CLI::App app{"Records what a model's attention saw, one trace file per run.", "kvscope capture"};
-  app.add_option("--model", flags.model, "GGUF file");
+  app.add_option("--model", flags.model, "GGUF file, or any part of a split one");
   app.add_option("--synthetic", flags.synthetic,
                  "instead of --model, for performance only: random weights of the shape llama-3.1-8b, qwen2.5-7b or "
                  "llama-3.1-70b-layer, on a CUDA device");

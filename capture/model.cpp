@@ -121,7 +121,7 @@ class Loader {
   // A weight without a use is part of a model that this is not.
   void CheckAllUsed() const {
     for (const GgufTensor& tensor : gguf_.tensors()) {
-      if (used_.contains(tensor.name) || tensor.name == "rope_freqs.weight") continue;
+      if (used_.contains(tensor.name) || tensor.name.starts_with("rope_f")) continue;  // freqs, factors: rope_scaling.h
       if (tensor.name.ends_with(".attn_rot_embd.weight")) continue;  // old files; the keys say the same
       throw Error(StrCat(gguf_.path(), ":", Printable(tensor.name),
                          ": expected no such tensor in a model of architecture ", c_.architecture.name,
@@ -137,9 +137,9 @@ class Loader {
 
 }  // namespace
 
-std::unique_ptr<Model> LoadModel(const GgufFile& gguf) {
+std::unique_ptr<Model> LoadModel(const GgufFile& gguf, int max_tokens) {
   auto model = std::make_unique<Model>();
-  model->config = ReadModelConfig(gguf);
+  model->config = ReadModelConfig(gguf, max_tokens);
   Loader(gguf, model->config).LoadInto(*model);
   return model;
 }

@@ -67,11 +67,13 @@ struct Model {
   const PackedMatrix& head() const { return output.outputs() > 0 ? output : embedding; }
 };
 
-// What the file's keys say, without a look at the weights. vocab is that of the embedding.
-ModelConfig ReadModelConfig(const GgufFile& gguf);
+// What the file's keys say, without a look at the weights. vocab is that of the embedding. max_tokens: of the longest
+// run to come; it matters to models with two RoPE tables (Phi 3 with 128k of context), which without it are made for
+// their original context.
+ModelConfig ReadModelConfig(const GgufFile& gguf, int max_tokens = 0);
 
 // Both throw Error naming key or tensor: architecture, tensor type, shape or value that we cannot take, a tensor that
 // this architecture has no use for.
-std::unique_ptr<Model> LoadModel(const GgufFile& gguf);
+std::unique_ptr<Model> LoadModel(const GgufFile& gguf, int max_tokens = 0);
 
 }  // namespace kvscope

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a model file's keys to a configuration. Key names are llama.cpp's.
+#include <algorithm>
 #include <cmath>
 
 #include "capture/model.h"
@@ -11,7 +12,9 @@ namespace {
 
 class ConfigReader {
  public:
-  explicit ConfigReader(const GgufFile& gguf) : gguf_(gguf) { c_.architecture = FindArchitecture(gguf); }
+  ConfigReader(const GgufFile& gguf, int max_tokens) : gguf_(gguf), max_tokens_(max_tokens) {
+    c_.architecture = FindArchitecture(gguf);
+  }
 
   ModelConfig Read() {
     RefuseUnknown();
@@ -60,10 +63,16 @@ class ConfigReader {
     c_.num_layers = IntIn("block_count", 1, 1024);
     c_.hidden = IntIn("embedding_length", 1, 1 << 20);
     c_.context_length = IntIn("context_length", 1, 1 << 28);
+    // Without its long table a Phi 3 is made for its original context.
+    if (const int limit = ShortRopeContext(gguf_, c_.architecture.name); limit > 0 && max_tokens_ <= limit)
+      c_.context_length = std::min(c_.context_length, limit);
     c_.num_heads = IntIn("attention.head_count", 1, 1024);
     c_.num_kv_heads = IntIn("attention.head_count_kv", 1, c_.num_heads, c_.num_heads);
     c_.head_dim = IntIn("attention.key_length", 1, 4096, c_.hidden / c_.num_heads);
-    c_.rms_epsilon = static_cast<float>(gguf_.RequireFloat(Key("attention.layer_norm_rms_epsilon")));
+    const char* const epsilon = "attention.layer_norm_rms_epsilon";
+    c_.rms_epsilon = static_cast<float>(gguf_.RequireFloat(Key(epsilon)));
+    if (!(c_.rms_epsilon > 0 && c_.rms_epsilon < 1))
+      Fail(epsilon, "expected a number between 0 and 1, found ", c_.rms_epsilon, "; the file is damaged");
     if (c_.num_heads % c_.num_kv_heads != 0) {
       Fail("attention.head_count_kv", "expected a divisor of head_count ", c_.num_heads, ", found ", c_.num_kv_heads,
            "; the file is damaged");
@@ -93,7 +102,7 @@ class ConfigReader {
       rule.scale = static_cast<float>(scale);
     rule.softcap = Softcap("attn_logit_softcapping", c_.architecture.score_softcap);
     c_.logit_softcap = Softcap("final_logit_softcapping", c_.architecture.logit_softcap);
-    c_.rope_sets = {ReadRope(gguf_, c_.architecture.name, c_.head_dim)};
+    c_.rope_sets = {ReadRope(gguf_, c_.architecture.name, c_.head_dim, max_tokens_)};
     c_.layers.assign(c_.num_layers, {.attention = rule});
 
     const int period = IntIn("attention.sliding_window_pattern", 0, 1024, c_.architecture.window_period);
@@ -117,6 +126,7 @@ class ConfigReader {
   }
 
   const GgufFile& gguf_;
+  const int max_tokens_;
   ModelConfig c_;
 };
 
@@ -126,8 +136,8 @@ float DefaultScale(int head_dim) {
   return static_cast<float>(1 / std::sqrt(static_cast<double>(head_dim)));
 }
 
-ModelConfig ReadModelConfig(const GgufFile& gguf) {
-  ModelConfig config = ConfigReader(gguf).Read();
+ModelConfig ReadModelConfig(const GgufFile& gguf, int max_tokens) {
+  ModelConfig config = ConfigReader(gguf, max_tokens).Read();
   const GgufTensor* embedding = gguf.Find("token_embd.weight");
   if (!embedding || embedding->shape.size() != 2 || embedding->Rows() > (1 << 24)) {
     throw Error(StrCat(gguf.path(), ":token_embd.weight: expected this tensor with shape [", config.hidden,

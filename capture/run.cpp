@@ -113,6 +113,13 @@ TraceInfo MakeTraceInfo(const Model& model, const std::string& model_sha256, con
   return MakeTraceInfo(model.config, CpuEngineInfo(), model_sha256, prompt, options);
 }
 
+int LongestRun(std::span<const Prompt> prompts) {
+  size_t longest = 0;
+  for (const Prompt& prompt : prompts)
+    longest = std::max(longest, prompt.ids.size() + std::max<size_t>(prompt.forced_ids.size(), prompt.max_new));
+  return static_cast<int>(longest);
+}
+
 TraceTokens TokensFromIds(const Tokenizer* tokenizer, std::span<const int> ids, int first_position) {
   TraceTokens tokens;
   for (size_t i = 0; i < ids.size(); ++i) {

@@ -32,6 +32,9 @@ TraceInfo MakeTraceInfo(const ModelConfig& config, const EngineInfo& engine, con
 TraceInfo MakeTraceInfo(const Model& model, const std::string& model_sha256, const Prompt& prompt,
                         const RunOptions& options);  // on the CPU
 
+// Tokens of the longest run, everything that may be generated included.
+int LongestRun(std::span<const Prompt> prompts);
+
 struct RunOutcome {
   std::vector<int> answer_ids;  // generated or forced
   std::string answer;           // text; empty for forced runs

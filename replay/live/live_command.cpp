@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <climits>
 #include <cstdio>
 #include <memory>
 
+#include "capture/run.h"
 #include "capture/task_flags.h"
 #include "core/error.h"
 #include "kernels/device_choice.h"
@@ -55,8 +57,9 @@ void Run(const Flags& flags, const std::string& command) {
     threads = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism, flags.threads);
   const GgufFile gguf = GgufFile::Open(flags.model);
   const Tokenizer tokenizer = Tokenizer::FromGguf(gguf);
-  const std::vector<Prompt> prompts = MakePrompts(flags.task, tokenizer, ReadModelConfig(gguf).context_length);
-  const std::unique_ptr<Model> model = LoadModel(gguf);
+  const std::vector<Prompt> prompts =
+      MakePrompts(flags.task, tokenizer, ReadModelConfig(gguf, /*max_tokens=*/INT_MAX).context_length);
+  const std::unique_ptr<Model> model = LoadModel(gguf, LongestRun(prompts));
   LiveOptions options;
   options.kv_dtype = flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16;
   options.prefill_chunk = flags.prefill_chunk;

@@ -139,9 +139,14 @@ TEST_F(LogitsFixture, GreedyTokensAgreeUntilTheReferenceIsUndecided) {
   }
 }
 
-TEST(Decoder, ChunksAndBatchesGiveTheSameBits) {
+class EveryFamily : public testing::TestWithParam<std::string> {};
+
+TEST_P(EveryFamily, GivesTheSameBitsInChunksAndBatches) {
   TinyGgufOptions options;
   options.layers = 3, options.head_dim = 16, options.matrix_type = GgufType::kQ4_1, options.ffn = 96;
+  options.architecture = GetParam();
+  options.sliding_window = 11;
+  options.experts = GetParam() == "qwen3moe" ? 5 : 0;
   const std::unique_ptr<Model> model = LoadModel(GgufFile::FromBytes("tiny", TinyGgufBytes(options)));
   std::vector<int> ids;
   for (int i = 0; i < 40; ++i) ids.push_back((i * 37 + 5) % options.vocab);
@@ -164,6 +169,16 @@ TEST(Decoder, ChunksAndBatchesGiveTheSameBits) {
   }
   EXPECT_EQ(whole.Bytes(), a.Bytes());
 }
+
+std::vector<std::string> FamilyNames() {
+  std::vector<std::string> names;
+  for (const Architecture& family : Architectures()) names.push_back(family.name);
+  return names;
+}
+std::string TestName(const testing::TestParamInfo<std::string>& family) {
+  return family.param;
+}
+INSTANTIATE_TEST_SUITE_P(Families, EveryFamily, testing::ValuesIn(FamilyNames()), TestName);
 
 // Runs layers 1 and up on some tokens' residual stream after layer 0, two chunks.
 struct FromLayerOne {

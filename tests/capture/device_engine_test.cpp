@@ -146,6 +146,27 @@ TEST_P(OnDevice, RecordsWhatTheCpuRecords) {
   }
 }
 
+TEST_P(OnDevice, RunsEveryFamilyAsTheCpuDoes) {
+  for (const Architecture& family : Architectures()) {
+    SCOPED_TRACE(family.name);
+    TinyGgufOptions tiny = tiny_;
+    tiny.layers = 2;
+    tiny.architecture = family.name;
+    if (family.name == "qwen3moe") tiny.experts = 4;
+    Load(tiny);
+    if (const std::string why = WhyNotOnDevice(model_->config); !why.empty()) {
+      EXPECT_THROW(MakeEngine({.ring_bytes = kRingBytes}), Error) << why;
+      continue;
+    }
+    CpuEngine cpu(*model_, DType::kF16);
+    const RunOptions options{.prefill_chunk = 16, .logprobs = true};
+    const auto reference = Record(cpu, options, "cpu.kvtrace.h5");
+    const auto trace = Record(*MakeEngine({.ring_bytes = kRingBytes}), options, "device.kvtrace.h5");
+    ExpectTheSameRun(*trace, *reference, 3e-3);
+    EXPECT_TRUE(VerifyTrace(*trace).ok);
+  }
+}
+
 TEST_P(OnDevice, EveryLayerIsTheCpusWithItsInput) {
   const auto engine = MakeEngine({.ring_bytes = kRingBytes});
   for (const FidelityErrors& errors : CompareLayers(*model_, *engine, prompt_.ids)) {

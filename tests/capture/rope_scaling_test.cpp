@@ -22,8 +22,8 @@ GgufFile With(const std::function<void(GgufBuilder&)>& add) {
   return GgufFile::FromBytes("model", file.Bytes());
 }
 
-RopeSet Read(const GgufFile& gguf) {
-  return ReadRope(gguf, "llama", kHeadDim);
+RopeSet Read(const GgufFile& gguf, int max_tokens = 0) {
+  return ReadRope(gguf, "llama", kHeadDim, max_tokens);
 }
 
 TEST(RopeScaling, IsPlainWithoutKeys) {
@@ -69,6 +69,24 @@ TEST(RopeScaling, FactorsOfEachFrequencyDivideIt) {
       Read(With([&](GgufBuilder& file) { file.AddTensor("rope_freqs.weight", GgufType::kF32, {32}, factors); }));
   EXPECT_DOUBLE_EQ(set.inv_freq[15], std::pow(1e6, -15 / 32.0));
   EXPECT_DOUBLE_EQ(set.inv_freq[16], std::pow(1e6, -16 / 32.0) / 8);
+}
+
+TEST(RopeScaling, TakesTheLongTableBeyondTheOriginalContext) {
+  const GgufFile gguf = With([](GgufBuilder& file) {
+    const auto table = [](float factor) {
+      std::string bytes;
+      for (int i = 0; i < 32; ++i) bytes.append(reinterpret_cast<const char*>(&factor), sizeof factor);
+      return bytes;
+    };
+    file.AddInt("llama.rope.scaling.original_context_length", 4096);
+    file.AddFloat("llama.rope.scaling.attn_factor", 1.19f);
+    file.AddTensor("rope_factors_long.weight", GgufType::kF32, {32}, table(4));
+    file.AddTensor("rope_factors_short.weight", GgufType::kF32, {32}, table(2));
+  });
+  EXPECT_EQ(Read(gguf, 4096).inv_freq[0], 0.5);
+  EXPECT_EQ(Read(gguf, 4097).inv_freq[0], 0.25);
+  EXPECT_FLOAT_EQ(Read(gguf, 0).attention_scaling, 1.19f);
+  EXPECT_EQ(ShortRopeContext(gguf, "llama"), 4096);
 }
 
 TEST(RopeScaling, RefusesWhatItDoesNotKnow) {

@@ -116,8 +116,9 @@ TEST_F(Run, RelevanceEqualsTheStatisticsOfTheVectors) {
   for (int layer = 0; layer < 3; ++layer) {
     for (int kv_head = 0; kv_head < 2; ++kv_head) {
       const auto data = vectors->ReadKvHead(layer, kv_head);
-      ColumnStatsProblem problem{data->q.data(), data->k.data(), data->q.dtype(), data->lse.data(),
-                                 vectors->q_token(layer)};
+      ColumnStatsProblem problem;
+      problem.q = data->q.data(), problem.k = data->k.data(), problem.dtype = data->q.dtype();
+      problem.lse = data->lse.data(), problem.q_token = vectors->q_token(layer);
       problem.group = 2;
       problem.num_rows = problem.num_tokens = problem.row_end = tokens;
       problem.head_dim = 16;

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // links: kvscope_capture_lib
-// Any bytes as a GGUF file: refused with an Error, or every value and tensor in it can be read.
+// Any bytes as a GGUF file, or as the two parts of a split one that begin with "GGUF": refused with an Error, or every
+// value and tensor in it can be read.
 #include <algorithm>
 #include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "capture/gguf.h"
@@ -35,6 +39,7 @@ void ReadAll(const GgufFile& gguf) {
     std::vector<float> row(static_cast<size_t>(tensor.Cols()));
     AllowError([&] { gguf.Dequantize(tensor, 0, row); });
     AllowError([&] { gguf.Dequantize(tensor, tensor.Rows() - 1, row); });
+    gguf.Release(tensor);
   }
 }
 
@@ -43,6 +48,13 @@ void ReadAll(const GgufFile& gguf) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace kvscope;
-  AllowError([&] { ReadAll(GgufFile::FromBytes("fuzz.gguf", {reinterpret_cast<const char*>(data), size})); });
+  const std::string_view bytes(reinterpret_cast<const char*>(data), size);
+  AllowError([&] { ReadAll(GgufFile::FromBytes("fuzz.gguf", bytes)); });
+  if (const size_t second = bytes.find("GGUF", 4); second != bytes.npos) {
+    const std::string names[] = {"fuzz-00001-of-00002.gguf", "fuzz-00002-of-00002.gguf"};
+    const std::map<std::string, std::string_view> parts = {{names[0], bytes.substr(0, second)},
+                                                           {names[1], bytes.substr(second)}};
+    for (const std::string& name : names) AllowError([&] { ReadAll(GgufFile::FromBytes(name, parts)); });
+  }
   return 0;
 }

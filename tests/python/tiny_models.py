@@ -5,8 +5,8 @@ A case's `config` is what transformers' own configuration class takes. Its weigh
 write_tiny_models.py writes them to GGUF, make_families_fixture.py runs them in transformers. Both see the same bits: a tensor's values
 follow from the raw words of a PCG64 generator that is seeded with the case's and the tensor's name, on any numpy and in any order.
 
-Sizes are small, magnitudes are not: scores spread over several units, norm weights are not 1 and biases not 0, so that a forgotten
-window, soft cap, scale, bias or norm moves q, k, v and logits far beyond rounding.
+Sizes are small, magnitudes are not: scores spread over several units, norm weights are not 1, biases not 0, epsilons not negligible, so
+that a forgotten window, soft cap, scale, bias or norm moves q, k, v or logits far beyond rounding.
 """
 import dataclasses
 import hashlib
@@ -41,7 +41,7 @@ class Case:
         return self.architecture.startswith("gemma")
 
 
-def _config(layers, hidden=128, heads=4, ffn=160, positions=512, epsilon=1e-5, **more):
+def _config(layers, hidden=128, heads=4, ffn=160, positions=512, epsilon=1e-3, **more):
     return {"vocab_size": VOCAB, "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": heads // 2,
             "intermediate_size": ffn, "max_position_embeddings": positions, "rms_norm_eps": epsilon, **more}
 
@@ -54,6 +54,8 @@ _UNTIED, _TIED = {"tie_word_embeddings": False}, {"tie_word_embeddings": True}
 _LLAMA = ("llama", "LlamaConfig", "LlamaForCausalLM")
 _QWEN2 = ("qwen2", "Qwen2Config", "Qwen2ForCausalLM")
 _GEMMA2 = ("gemma2", "Gemma2Config", "Gemma2ForCausalLM")
+_GEMMA3 = ("gemma3", "Gemma3TextConfig", "Gemma3ForCausalLM")
+_GEMMA3_ROPE = {"full_attention": _rope(1e6, "linear", factor=8.0), "sliding_attention": _rope(10000.0)}
 _PHI3 = ("phi3", "Phi3Config", "Phi3ForCausalLM")
 _NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}  # phi3's defaults lie outside a tiny vocabulary
 _YARN = {"factor": 4.0, "original_max_position_embeddings": 128}
@@ -71,22 +73,24 @@ CASES = (
          (0, 2), LONG),
     Case("llama_linear", *_LLAMA, _config(3, rope_parameters=_rope(10000.0, "linear", factor=4.0), **_UNTIED), (0, 2), LONG),
     Case("llama_yarn", *_LLAMA, _config(3, rope_parameters=_rope(10000.0, "yarn", **_YARN), **_UNTIED), (0, 2), LONG),
+    Case("llama_yarn_betas", *_LLAMA, _config(3, rope_parameters=_rope(10000.0, "yarn", beta_fast=8.0, beta_slow=2.0, **_YARN), **_UNTIED), (0, 2), LONG,
+         peer_differs="llama.cpp has the usual 32 and 1 for architecture llama"),
     Case("mistral", "llama", "MistralConfig", "MistralForCausalLM", _config(3, head_dim=32, rope_parameters=_rope(10000.0), sliding_window=24, **_UNTIED), (0, 1, 2),
          peer_differs="llama.cpp has no window for architecture llama"),
     Case("mixtral", "llama", "MixtralConfig", "MixtralForCausalLM", _config(2, ffn=96, rope_parameters=_rope(1e6), num_local_experts=4, num_experts_per_tok=2, sliding_window=None, **_UNTIED), (0, 1)),
-    Case("qwen2", *_QWEN2, _config(3, epsilon=1e-6, rope_parameters=_rope(1e6), **_TIED), (0, 2)),
-    Case("qwen2_yarn", *_QWEN2, _config(3, epsilon=1e-6, rope_parameters=_rope(1e6, "yarn", **_YARN), **_UNTIED), (0, 2), LONG),
-    Case("qwen3", "qwen3", "Qwen3Config", "Qwen3ForCausalLM", _config(3, hidden=96, head_dim=32, epsilon=1e-6, rope_parameters=_rope(1e6), **_TIED), (0, 2)),
+    Case("qwen2", *_QWEN2, _config(3, rope_parameters=_rope(1e6), **_TIED), (0, 2)),
+    Case("qwen2_yarn", *_QWEN2, _config(3, rope_parameters=_rope(1e6, "yarn", **_YARN), **_UNTIED), (0, 2), LONG),
+    Case("qwen3", "qwen3", "Qwen3Config", "Qwen3ForCausalLM", _config(3, hidden=96, head_dim=32, rope_parameters=_rope(1e6), **_TIED), (0, 2)),
     Case("qwen3moe", "qwen3moe", "Qwen3MoeConfig", "Qwen3MoeForCausalLM",
-         _config(2, hidden=96, head_dim=32, epsilon=1e-6, rope_parameters=_rope(1e6), num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[], **_UNTIED), (0, 1)),
-    Case("gemma2", *_GEMMA2, _config(4, hidden=96, head_dim=32, epsilon=1e-6, rope_parameters=_rope(10000.0), query_pre_attn_scalar=32, attn_logit_softcapping=4.0, final_logit_softcapping=8.0, sliding_window=24),
+         _config(2, hidden=96, head_dim=32, rope_parameters=_rope(1e6), num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[], **_UNTIED), (0, 1)),
+    Case("gemma", "gemma", "GemmaConfig", "GemmaForCausalLM", _config(3, hidden=96, head_dim=32, epsilon=1e-2, rope_parameters=_rope(10000.0), hidden_act="gelu_pytorch_tanh", **_TIED), (0, 2)),
+    Case("gemma2", *_GEMMA2, _config(4, hidden=96, head_dim=32, epsilon=1e-2, rope_parameters=_rope(10000.0), query_pre_attn_scalar=32, attn_logit_softcapping=4.0, final_logit_softcapping=8.0, sliding_window=24),
          (0, 1, 3)),
-    # llama.cpp knows Gemma 2 27B by its 46 layers: only then is the scale that of hidden / heads (32 here) instead of head_dim (16).
-    Case("gemma2_27b", *_GEMMA2, _config(46, hidden=64, heads=2, ffn=64, head_dim=16, epsilon=1e-6, rope_parameters=_rope(10000.0), query_pre_attn_scalar=32, attn_logit_softcapping=4.0, final_logit_softcapping=8.0, sliding_window=24),
+    # llama.cpp knows the 27B models of Gemma 2 and 3 by their 46 and 62 layers: only then is the scale that of hidden / heads (32 here) instead of head_dim (16).
+    Case("gemma2_27b", *_GEMMA2, _config(46, hidden=64, heads=2, ffn=64, head_dim=16, epsilon=1e-2, rope_parameters=_rope(10000.0), query_pre_attn_scalar=32, attn_logit_softcapping=4.0, final_logit_softcapping=8.0, sliding_window=24),
          (0, 1, 45)),
-    Case("gemma3", "gemma3", "Gemma3TextConfig", "Gemma3ForCausalLM",
-         _config(7, hidden=96, head_dim=32, epsilon=1e-6, query_pre_attn_scalar=32, sliding_window=24, rope_parameters={"full_attention": _rope(1e6, "linear", factor=8.0), "sliding_attention": _rope(10000.0)}),
-         (0, 5, 6), LONG),
+    Case("gemma3", *_GEMMA3, _config(7, hidden=96, head_dim=32, epsilon=1e-2, query_pre_attn_scalar=32, sliding_window=24, rope_parameters=_GEMMA3_ROPE), (0, 5, 6), LONG),
+    Case("gemma3_27b", *_GEMMA3, _config(62, hidden=64, heads=2, ffn=64, head_dim=16, epsilon=1e-2, query_pre_attn_scalar=32, sliding_window=24, rope_parameters=_GEMMA3_ROPE), (0, 5, 61)),
     Case("phi3", *_PHI3, _phi3(512), (0, 2)),
     Case("phi3_window", *_PHI3, _phi3(512, window=24), (0, 2), peer_differs="llama.cpp switches phi3's window off"),
     # A sequence longer than the original context takes the long factors. llama.cpp goes by the size of its context, at least 256.
@@ -159,7 +163,7 @@ def shapes(case):
     c = case.config
     hidden = c["hidden_size"]
     yield "model.embed_tokens.weight", (c["vocab_size"], hidden)
-    norms = ["input_layernorm", "post_attention_layernorm"] + ["pre_feedforward_layernorm", "post_feedforward_layernorm"] * case.is_gemma
+    norms = ["input_layernorm", "post_attention_layernorm"] + ["pre_feedforward_layernorm", "post_feedforward_layernorm"] * (case.architecture in ("gemma2", "gemma3"))
     for layer in range(c["num_hidden_layers"]):
         for name, shape in (*_attention_shapes(case), *_ffn_shapes(case), *((f"{name}.weight", (hidden,)) for name in norms)):
             yield f"model.layers.{layer}.{name}", shape
@@ -184,7 +188,7 @@ def weights(case):
     for name, shape in shapes(case):
         values = _uniform(zlib.crc32(f"{case.name}/{name}".encode()), shape)
         if "norm" in name:
-            # Gemma's checkpoints hold weight - 1. What is added to a residual 92 times (46 layers) is kept small.
+            # Gemma's checkpoints hold weight - 1. What is added to a residual a hundred times is kept small.
             values *= 0.4
             if case.is_gemma and "post_" in name and case.config["num_hidden_layers"] > 10:
                 values = values * 0.5 - 0.6

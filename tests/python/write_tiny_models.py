@@ -50,7 +50,7 @@ def add_rope(writer, case):
     """Returns the tensors that go with it."""
     c = case.config
     rope = c["rope_parameters"].get("full_attention", c["rope_parameters"])
-    if case.architecture == "gemma2":
+    if case.architecture in ("gemma", "gemma2"):
         return {}  # the base is left to the default, 10000
     writer.add_rope_freq_base(rope["rope_theta"])
     if "sliding_attention" in c["rope_parameters"]:
@@ -61,6 +61,9 @@ def add_rope(writer, case):
         writer.add_rope_scaling_factor(rope["factor"])
     if kind == "yarn":
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        if "beta_fast" in rope:
+            writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+            writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
     if case.architecture == "phi3":
         # Neither a type nor a factor: only the tensors and the factor on q and k.
         original = c["original_max_position_embeddings"]

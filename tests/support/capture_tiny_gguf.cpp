@@ -3,11 +3,14 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <random>
 
+#include "capture/architecture.h"
 #include "core/half.h"
+#include "kernels/bf16.h"
 
 namespace kvscope {
 namespace {
@@ -37,16 +40,20 @@ class WeightMaker {
  public:
   explicit WeightMaker(uint32_t seed) : random_(seed) {}
 
-  // `count` weights uniform in [-limit, limit], in the bytes of the type.
+  // `count` weights uniform in [-limit, limit], or about as wide, in the bytes of the type.
   std::string Uniform(GgufType type, int64_t count, float limit) {
     std::string bytes;
-    if (type == GgufType::kF32 || type == GgufType::kF16) {
+    if (!FormatOf(type)) {
       for (int64_t i = 0; i < count; ++i) {
         const float value = limit * (2 * Unit() - 1);
-        bytes += type == GgufType::kF32 ? Raw(value) : Raw(HalfFromFloat(value).bits);
+        bytes += type == GgufType::kF32   ? Raw(value)
+                 : type == GgufType::kF16 ? Raw(HalfFromFloat(value).bits)
+                                          : Raw(Bf16FromFloat(value));
       }
       return bytes;
     }
+    for (const HalvesOf& halves : kHalves)
+      if (halves.type == type) return RandomBlocks(halves, count, limit);
     const bool has_minimum = type == GgufType::kQ4_1;
     const int quant_bytes = type == GgufType::kQ8_0 ? 32 : 16;
     const float step = type == GgufType::kQ8_0 ? limit / 128 : limit * 2 / 15;
@@ -65,6 +72,40 @@ class WeightMaker {
   }
 
  private:
+  // Where a type's scale and minimum lie in a block, in bytes (-1: no minimum), and the minimum for which codes and
+  // factors drawn at random have the mean 0, in units of the scale.
+  struct HalvesOf {
+    GgufType type;
+    int scale_at, minimum_at;
+    float minimum;
+  };
+  static constexpr HalvesOf kHalves[] = {
+      {GgufType::kQ5_0, 0, -1, 0},   {GgufType::kQ5_1, 0, 2, -15.5f}, {GgufType::kQ2_K, 80, 82, 1.5f},
+      {GgufType::kQ3_K, 108, -1, 0}, {GgufType::kQ4_K, 0, 2, 7.5f},   {GgufType::kQ5_K, 0, 2, 15.5f},
+      {GgufType::kQ6_K, 208, -1, 0}, {GgufType::kIQ4_NL, 0, -1, 0},
+  };
+
+  std::string RandomBlocks(const HalvesOf& halves, int64_t count, float limit) {
+    std::vector<float> weights(GgufBlockElements(halves.type));
+    std::string bytes, block(GgufRowBytes(halves.type, static_cast<int64_t>(weights.size())), 0);
+    const auto set_scale = [&](float scale) {
+      const Half values[] = {HalfFromFloat(scale), HalfFromFloat(scale * halves.minimum)};
+      std::memcpy(&block[halves.scale_at], &values[0], sizeof(Half));
+      if (halves.minimum_at >= 0) std::memcpy(&block[halves.minimum_at], &values[1], sizeof(Half));
+    };
+    for (int64_t i = 0; i < count; i += static_cast<int64_t>(weights.size())) {
+      for (char& byte : block) byte = static_cast<char>(random_() & 255);
+      set_scale(1);
+      DequantizeRow(halves.type, reinterpret_cast<const std::byte*>(block.data()), weights);
+      double squares = 0;
+      for (const float weight : weights) squares += weight * weight;
+      const double width = std::sqrt(squares / static_cast<double>(weights.size()));
+      set_scale(static_cast<float>(limit / std::sqrt(3.0) / width) * (0.75f + 0.5f * Unit()));
+      bytes += block;
+    }
+    return bytes;
+  }
+
   float Unit() { return static_cast<float>(random_() >> 8) / 16777216.0f; }  // [0, 1), equal on every platform
   std::mt19937 random_;
 };
@@ -102,6 +143,14 @@ void AddVocabulary(const TinyGgufOptions& options, GgufBuilder* file) {
   file->AddString("tokenizer.chat_template", options.chat_template);
 }
 
+// One that is not in the table has a llama's tensors.
+Architecture FamilyOf(const std::string& name) {
+  for (const Architecture& family : Architectures()) {
+    if (family.name == name) return family;
+  }
+  return {};
+}
+
 }  // namespace
 
 void GgufBuilder::AddRaw(std::string_view key, uint32_t type, std::string_view value) {
@@ -135,26 +184,61 @@ void GgufBuilder::AddInts(std::string_view key, const std::vector<int32_t>& valu
 
 void GgufBuilder::AddTensorAt(std::string_view name, GgufType type, const std::vector<uint64_t>& shape,
                               uint64_t offset) {
-  tensors_ += RawText(name) + Raw(static_cast<uint32_t>(shape.size()));
-  for (const uint64_t extent : shape) tensors_ += Raw(extent);
-  tensors_ += Raw(static_cast<uint32_t>(type)) + Raw(offset);
-  ++num_tensors_;
+  Tensor tensor;
+  tensor.head = RawText(name) + Raw(static_cast<uint32_t>(shape.size()));
+  for (const uint64_t extent : shape) tensor.head += Raw(extent);
+  tensor.head += Raw(static_cast<uint32_t>(type));
+  tensor.offset = offset;
+  tensors_.push_back(std::move(tensor));
 }
 
 void GgufBuilder::AddTensor(std::string_view name, GgufType type, const std::vector<uint64_t>& shape,
                             std::string data) {
-  AddTensorAt(name, type, shape, data_.size());
-  data_ += data;
-  data_.resize((data_.size() + alignment_ - 1) / alignment_ * alignment_);
+  AddTensorAt(name, type, shape, data_bytes_);
+  data.resize((data.size() + alignment_ - 1) / alignment_ * alignment_);
+  data_bytes_ += data.size();
+  tensors_.back().data = std::move(data);
+}
+
+void GgufBuilder::AddSplit(int number, int count, int num_tensors) {
+  AddRaw("split.no", 2, Raw(static_cast<uint16_t>(number)));
+  AddRaw("split.count", 2, Raw(static_cast<uint16_t>(count)));
+  AddRaw("split.tensors.count", 5, Raw(static_cast<int32_t>(num_tensors)));
 }
 
 std::string GgufBuilder::Bytes() const {
-  std::string bytes = "GGUF" + Raw(version_) + Raw(num_tensors_) + Raw(num_keys_) + keys_ + tensors_;
+  std::string bytes = "GGUF" + Raw(version_) + Raw(uint64_t{tensors_.size()}) + Raw(num_keys_) + keys_;
+  for (const Tensor& tensor : tensors_) bytes += tensor.head + Raw(tensor.offset);
   bytes.resize((bytes.size() + alignment_ - 1) / alignment_ * alignment_);
-  return bytes + data_;
+  for (const Tensor& tensor : tensors_) bytes += tensor.data;
+  return bytes;
+}
+
+std::vector<std::string> GgufBuilder::Parts(int count) const {
+  std::vector<std::string> parts;
+  const int num_tensors = static_cast<int>(tensors_.size());
+  for (int number = 0; number < count; ++number) {
+    GgufBuilder part(version_, alignment_);
+    if (number == 0) {
+      part.keys_ = keys_;
+      part.num_keys_ = num_keys_;
+    }
+    part.AddSplit(number, count, num_tensors);
+    for (int i = num_tensors * number / count; i < num_tensors * (number + 1) / count; ++i) {
+      part.tensors_.push_back(tensors_[i]);
+      part.tensors_.back().offset = part.data_bytes_;
+      part.data_bytes_ += tensors_[i].data.size();
+    }
+    parts.push_back(part.Bytes());
+  }
+  return parts;
 }
 
 std::string TinyGgufBytes(const TinyGgufOptions& options) {
+  return TinyGguf(options).Bytes();
+}
+
+GgufBuilder TinyGguf(const TinyGgufOptions& options) {
   GgufBuilder file(options.version);
   WeightMaker weights(options.seed);
   const uint64_t embedding = static_cast<uint64_t>(options.heads) * options.head_dim;
@@ -174,33 +258,69 @@ std::string TinyGgufBytes(const TinyGgufOptions& options) {
   file.AddFloat(a + ".rope.freq_base", options.rope_base);
   file.AddInt(a + ".rope.dimension_count", options.head_dim);
   file.AddInt(a + ".vocab_size", options.vocab);
+  if (options.experts > 0) {
+    file.AddInt(a + ".expert_count", options.experts);
+    file.AddInt(a + ".expert_used_count", 2);
+  }
   if (options.sliding_window > 0) file.AddInt(a + ".attention.sliding_window", options.sliding_window);
   AddVocabulary(options, &file);
 
-  const auto add_matrix = [&](const std::string& name, GgufType type, uint64_t cols, uint64_t rows) {
+  const auto add_matrix = [&](const std::string& name, GgufType type, uint64_t cols, uint64_t rows,
+                              uint64_t matrices = 1) {
     const float limit = std::sqrt(3.0f / static_cast<float>(cols));
-    file.AddTensor(name, type, {cols, rows}, weights.Uniform(type, static_cast<int64_t>(cols * rows), limit));
+    std::vector<uint64_t> shape{cols, rows};
+    if (matrices > 1) shape.push_back(matrices);
+    file.AddTensor(name, type, shape, weights.Uniform(type, static_cast<int64_t>(cols * rows * matrices), limit));
   };
-  const auto add_norm = [&](const std::string& name) {
-    file.AddTensor(name, GgufType::kF32, {embedding}, weights.Norm(static_cast<int64_t>(embedding)));
+  const auto add_norm = [&](const std::string& name, uint64_t size) {
+    file.AddTensor(name, GgufType::kF32, {size}, weights.Norm(static_cast<int64_t>(size)));
   };
+  const auto add_bias = [&](const std::string& name, uint64_t size) {
+    file.AddTensor(name, GgufType::kF32, {size}, weights.Uniform(GgufType::kF32, static_cast<int64_t>(size), 0.5f));
+  };
+  const Architecture family = FamilyOf(a);
+  const GgufType matrix = options.matrix_type;
   add_matrix("token_embd.weight", options.embedding_type, embedding, vocab);
   for (int layer = 0; layer < options.layers; ++layer) {
     const std::string block = "blk." + std::to_string(layer) + ".";
-    add_norm(block + "attn_norm.weight");
-    add_matrix(block + "attn_q.weight", options.matrix_type, embedding, embedding);
-    add_matrix(block + "attn_k.weight", options.matrix_type, embedding, kv_width);
-    add_matrix(block + "attn_v.weight", options.matrix_type, embedding, kv_width);
-    add_matrix(block + "attn_output.weight", options.matrix_type, embedding, embedding);
-    add_norm(block + "ffn_norm.weight");
-    add_matrix(block + "ffn_gate.weight", options.matrix_type, embedding, ffn);
-    add_matrix(block + "ffn_up.weight", options.matrix_type, embedding, ffn);
-    add_matrix(block + "ffn_down.weight", options.matrix_type, ffn, embedding);
+    add_norm(block + "attn_norm.weight", embedding);
+    if (family.has_fused_weights) {
+      add_matrix(block + "attn_qkv.weight", matrix, embedding, embedding + 2 * kv_width);
+    } else {
+      add_matrix(block + "attn_q.weight", matrix, embedding, embedding);
+      add_matrix(block + "attn_k.weight", matrix, embedding, kv_width);
+      add_matrix(block + "attn_v.weight", matrix, embedding, kv_width);
+    }
+    if (family.has_qkv_bias) {
+      add_bias(block + "attn_q.bias", embedding);
+      add_bias(block + "attn_k.bias", kv_width);
+      add_bias(block + "attn_v.bias", kv_width);
+    }
+    if (family.has_qk_norm) {
+      add_norm(block + "attn_q_norm.weight", options.head_dim);
+      add_norm(block + "attn_k_norm.weight", options.head_dim);
+    }
+    add_matrix(block + "attn_output.weight", matrix, embedding, embedding);
+    add_norm(block + "ffn_norm.weight", embedding);
+    if (family.has_post_norms) {
+      add_norm(block + "post_attention_norm.weight", embedding);
+      add_norm(block + "post_ffw_norm.weight", embedding);
+    }
+    if (options.experts > 0) {
+      add_matrix(block + "ffn_gate_inp.weight", GgufType::kF32, embedding, options.experts);
+      add_matrix(block + "ffn_gate_exps.weight", matrix, embedding, ffn, options.experts);
+      add_matrix(block + "ffn_up_exps.weight", matrix, embedding, ffn, options.experts);
+      add_matrix(block + "ffn_down_exps.weight", matrix, ffn, embedding, options.experts);
+      continue;
+    }
+    if (!family.has_fused_weights) add_matrix(block + "ffn_gate.weight", matrix, embedding, ffn);
+    add_matrix(block + "ffn_up.weight", matrix, embedding, family.has_fused_weights ? 2 * ffn : ffn);
+    add_matrix(block + "ffn_down.weight", matrix, ffn, embedding);
   }
-  add_norm("output_norm.weight");
+  add_norm("output_norm.weight", embedding);
   if (!options.tied_embeddings) add_matrix("output.weight", options.matrix_type, embedding, vocab);
   if (!options.extra_tensor.empty()) file.AddTensor(options.extra_tensor, GgufType::kF32, {16}, std::string(64, '\0'));
-  return file.Bytes();
+  return file;
 }
 
 std::string WriteTempFile(const std::string& name, std::string_view bytes) {

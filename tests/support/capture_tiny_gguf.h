@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <ostream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,10 @@
 #include "capture/gguf.h"
 
 namespace kvscope {
+
+inline void PrintTo(GgufType type, std::ostream* out) {
+  *out << GgufTypeName(type);
+}
 
 // Writes a GGUF file in the order of the calls; checks nothing, so that tests can build wrong files too.
 class GgufBuilder {
@@ -26,16 +31,24 @@ class GgufBuilder {
   void AddTensor(std::string_view name, GgufType type, const std::vector<uint64_t>& shape, std::string data);
   void AddTensorAt(std::string_view name, GgufType type, const std::vector<uint64_t>& shape, uint64_t offset);
 
+  // The keys of one part of a split model; number from 0.
+  void AddSplit(int number, int count, int num_tensors);
+
   std::string Bytes() const;
+  // The same model split: keys in the first part, tensors evenly in order, those keys in each.
+  std::vector<std::string> Parts(int count) const;
 
  private:
+  struct Tensor {
+    std::string head, data;  // name, extents and type as in the file
+    uint64_t offset = 0;
+  };
   uint32_t version_;
   uint64_t alignment_;
   uint64_t num_keys_ = 0;
-  uint64_t num_tensors_ = 0;
   std::string keys_;
-  std::string tensors_;
-  std::string data_;
+  std::vector<Tensor> tensors_;
+  uint64_t data_bytes_ = 0;
 };
 
 struct TinyGgufOptions {
@@ -51,18 +64,20 @@ struct TinyGgufOptions {
   bool tied_embeddings = true;  // false: an output.weight of its own
   GgufType matrix_type = GgufType::kF32;
   GgufType embedding_type = GgufType::kF32;
-  std::string architecture = "llama";
+  std::string architecture = "llama";  // its family's tensors are there
   std::string pre_tokenizer = "smollm";
   std::string chat_template = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}";
   uint32_t version = 3;
   uint32_t seed = 1;
+  int experts = 0;             // of which two are used; at least 3, or 0: none
   int sliding_window = 0;      // of every layer, tokens; 0: none
   std::string extra_tensor{};  // one of 16 floats that no model has
 };
 
 // A complete model: token embeddings, `layers` blocks, output norm. Embedding length is heads * head_dim. Weights are
-// uniform with variance 1 / columns, norms near 1. Block types need columns that are a multiple of 32.
+// of variance 1 / columns, norms near 1. Block types need columns that are a multiple of their block, 32 or 256.
 std::string TinyGgufBytes(const TinyGgufOptions& options = {});
+GgufBuilder TinyGguf(const TinyGgufOptions& options = {});
 
 // Token ids in every tiny vocabulary.
 inline constexpr int kTinyEndOfText = 0, kTinyImStart = 1, kTinyImEnd = 2, kTinyFirstByte = 3;
