@@ -23,11 +23,14 @@ std::string CpuName() {
 
 }  // namespace
 
-EngineInfo CpuEngineInfo() {
-  return {"cpu", CpuName(), StrCat("march=", KVSCOPE_MARCH_NAME)};
+EngineInfo CpuEngineInfo(Activations activations) {
+  std::string flags = StrCat("march=", KVSCOPE_MARCH_NAME);
+  if (activations == Activations::kInt8) flags += StrCat(" activations=int8 isa=", Int8InstructionSet());
+  return {"cpu", CpuName(), flags};
 }
 
-CpuEngine::CpuEngine(const Model& model, DType kv_dtype) : decoder_(model), kv_dtype_(kv_dtype) {}
+CpuEngine::CpuEngine(const Model& model, DType kv_dtype, Activations activations)
+    : decoder_(model, activations), kv_dtype_(kv_dtype), activations_(activations) {}
 
 void CpuEngine::Begin(const TraceInfo& info, RunSink* sink, int /*max_tokens*/) {
   info_ = &info;

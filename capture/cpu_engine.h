@@ -11,14 +11,14 @@
 
 namespace kvscope {
 
-EngineInfo CpuEngineInfo();
+EngineInfo CpuEngineInfo(Activations activations = Activations::kFloat);
 
 class CpuEngine final : public Engine {
  public:
-  CpuEngine(const Model& model, DType kv_dtype);
+  CpuEngine(const Model& model, DType kv_dtype, Activations activations = Activations::kFloat);
 
   const ModelConfig& config() const override { return decoder_.model().config; }
-  EngineInfo info() const override { return CpuEngineInfo(); }
+  EngineInfo info() const override { return CpuEngineInfo(activations_); }
   void Begin(const TraceInfo& info, RunSink* sink, int max_tokens) override;
   void Run(std::span<const int> ids, bool is_step) override;
   std::vector<float> Logprobs(std::span<const int> next) override;
@@ -32,6 +32,7 @@ class CpuEngine final : public Engine {
 
   Decoder decoder_;
   DType kv_dtype_;
+  Activations activations_;
   std::unique_ptr<FullCache> cache_;
   const TraceInfo* info_ = nullptr;
   RunSink* sink_ = nullptr;

@@ -130,7 +130,8 @@ void Decoder::Attend(int layer, std::vector<Chunk>& chunks) {
   const int64_t q_width = w.q.outputs(), kv_width = w.k.outputs();
   cpu_fast::Matmul(std::initializer_list<MatmulProblem>{{normed_.data(), c.hidden, rows_, &w.q, q_.data(), q_width},
                                                         {normed_.data(), c.hidden, rows_, &w.k, k_.data(), kv_width},
-                                                        {normed_.data(), c.hidden, rows_, &w.v, v_.data(), kv_width}});
+                                                        {normed_.data(), c.hidden, rows_, &w.v, v_.data(), kv_width}},
+                   activations_);
   AddBias(w.q_bias, rows_, q_.data());
   AddBias(w.k_bias, rows_, k_.data());
   AddBias(w.v_bias, rows_, v_.data());
@@ -153,7 +154,7 @@ void Decoder::RunLayer(int layer, std::vector<Chunk>& chunks) {
   const LayerWeights& w = model_.layers[layer];
   Norm(x_.data(), rows_, w.attn_norm, c.rms_epsilon, normed_.data());
   Attend(layer, chunks);
-  cpu_fast::Matmul({attended_.data(), w.q.outputs(), rows_, &w.attn_out, out_.data(), c.hidden});
+  cpu_fast::Matmul({attended_.data(), w.q.outputs(), rows_, &w.attn_out, out_.data(), c.hidden}, activations_);
   AddToResidual(w.post_attn_norm);
 
   Norm(x_.data(), rows_, w.ffn_norm, c.rms_epsilon, normed_.data());
@@ -223,7 +224,7 @@ std::span<const float> Decoder::Run(std::span<const DecoderInput> inputs, int fi
 void Decoder::Logits(std::span<const float> hidden, int rows, std::span<float> logits) const {
   const ModelConfig& c = model_.config;
   KVSCOPE_CHECK_EQ(logits.size(), static_cast<size_t>(rows) * c.vocab);
-  cpu_fast::Matmul({hidden.data(), c.hidden, rows, &model_.head(), logits.data(), c.vocab});
+  cpu_fast::Matmul({hidden.data(), c.hidden, rows, &model_.head(), logits.data(), c.vocab}, activations_);
   if (c.logit_softcap == 0) return;
   cpu::CapLogits(c.logit_softcap, ContiguousView(logits.data(), DType::kF32, {rows, c.vocab}, 2));
 }

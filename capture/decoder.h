@@ -33,7 +33,8 @@ struct DecoderInput {
 
 class Decoder {
  public:
-  explicit Decoder(const Model& model) : model_(model) {}
+  explicit Decoder(const Model& model, Activations activations = Activations::kFloat)
+      : model_(model), activations_(activations), feed_forward_(activations) {}
 
   // Runs one chunk of each input through layers first_layer and up. Returns the final hidden states, normed, one row of
   // `hidden` floats per token, inputs in order; valid until the next call. Throws Error when q, k or v leave the range
@@ -54,6 +55,7 @@ class Decoder {
   void AddToResidual(const std::vector<float>& post_norm);
 
   const Model& model_;
+  Activations activations_;  // in products with quantised weights
   int rows_ = 0;
   std::vector<float> x_, normed_, q_, k_, v_, attended_, out_;  // [rows, width]
   FeedForwardRunner feed_forward_;

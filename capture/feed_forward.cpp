@@ -19,9 +19,10 @@ void FeedForwardRunner::Run(const ModelConfig& config, const LayerWeights& weigh
   gate_.resize(static_cast<size_t>(rows) * config.ffn);
   up_.resize(gate_.size());
   cpu_fast::Matmul(std::initializer_list<MatmulProblem>{{x, config.hidden, rows, &w.gate, gate_.data(), config.ffn},
-                                                        {x, config.hidden, rows, &w.up, up_.data(), config.ffn}});
+                                                        {x, config.hidden, rows, &w.up, up_.data(), config.ffn}},
+                   activations_);
   ApplyGate(config.architecture.gate, rows, config.ffn);
-  cpu_fast::Matmul({gate_.data(), config.ffn, rows, &w.down, out, config.hidden});
+  cpu_fast::Matmul({gate_.data(), config.ffn, rows, &w.down, out, config.hidden}, activations_);
 }
 
 // Row by row, so that a row's bits do not depend on where it lies.
@@ -76,9 +77,9 @@ void FeedForwardRunner::RunExperts(const ModelConfig& config, const LayerWeights
     for (const Choice& choice : choices_[expert])
       std::copy_n(x + choice.row * hidden, hidden, &chosen_x_[at++ * hidden]);
   }
-  cpu_fast::Matmul(into);
+  cpu_fast::Matmul(into, activations_);
   ApplyGate(config.architecture.gate, count, config.ffn);
-  cpu_fast::Matmul(out_of);
+  cpu_fast::Matmul(out_of, activations_);
 
   std::fill_n(out, int64_t{rows} * hidden, 0.0f);
   at = 0;

@@ -12,6 +12,8 @@ namespace kvscope {
 
 class FeedForwardRunner {
  public:
+  // The router multiplies as floats always.
+  explicit FeedForwardRunner(Activations activations = Activations::kFloat) : activations_(activations) {}
   // out [rows, hidden] of x [rows, hidden]; they must not overlap. A row's bits depend on that row alone. Throws Error
   // when a router's scores are not finite.
   void Run(const ModelConfig& config, const LayerWeights& weights, const float* x, int rows, float* out);
@@ -25,6 +27,7 @@ class FeedForwardRunner {
   void ChooseExperts(const ModelConfig& config, int rows);
   void ApplyGate(Gate kind, int64_t rows, int ffn);
 
+  Activations activations_;
   std::vector<float> gate_, up_;              // [rows, ffn]; with experts a row for each choice, in order of experts
   std::vector<float> router_;                 // [rows, experts]
   std::vector<std::vector<Choice>> choices_;  // [expert], rows ascending

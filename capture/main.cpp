@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "capture/activations_flag.h"
 #include "capture/cpu_engine.h"
 #include "capture/device_engine.h"
 #include "capture/recorder.h"
@@ -27,7 +28,8 @@ namespace fs = std::filesystem;
 struct Flags {
   TaskFlags task;
   std::string model, synthetic, output;
-  std::string level = "qkv+rows", device = "auto", weights = "f16", kv_dtype = "f16", query_rows = "all";
+  std::string level = "qkv+rows", device = "auto", weights = "f16", kv_dtype = "f16", query_rows = "all",
+              activations = "float";
   std::vector<int> layers, kv_heads;
   int prefill_chunk = 512, queue_mib = 512;
   double flush_secs = 1.0;
@@ -113,7 +115,13 @@ std::unique_ptr<Engine> MakeEngine(const Flags& flags, const DeviceChoice& devic
     if (!work.model)
       throw Error(StrCat("--synthetic ", flags.synthetic,
                          ": runs on a CUDA device only; expected one, and neither --device cpu nor --kv-dtype f32"));
-    return std::make_unique<CpuEngine>(*work.model, flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16);
+    const Activations activations = ActivationsFromName(flags.activations);
+    if (activations == Activations::kInt8) ReportInt8("kvscope-capture", *work.model, work.prompts.front().ids);
+    return std::make_unique<CpuEngine>(*work.model, flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16, activations);
+  }
+  if (flags.activations != "float") {
+    throw Error(StrCat("--activations ", flags.activations,
+                       ": runs on the CPU only; expected --device cpu, or --activations float"));
   }
   cuda::UseDevice(device.index);
   const DeviceOptions options{.weights = flags.weights == "f16" ? DenseType::kF16 : DenseType::kBF16,
@@ -222,6 +230,7 @@ int main(int argc, char** argv) {
   app.add_option("--weights", flags.weights, "f16 or bf16: on a CUDA device the weights become this")
       ->check(CLI::IsMember({"f16", "bf16"}))
       ->capture_default_str();
+  kvscope::AddActivationsOption(app, flags.activations);
   app.add_flag("--force", flags.force, "overwrite");
   app.add_option("-o,--output", flags.output, "trace file, or a folder for a grid");
   try {

@@ -18,6 +18,9 @@ namespace kvscope {
 
 enum class Activations { kFloat, kInt8 };
 
+const char*
+Int8InstructionSet();  // what kInt8 uses on this processor: avx512vnni, avx2 or plain; all give the same bits
+
 // x [rows, inputs], row stride x_stride; out [rows, outputs], row stride out_stride (>= outputs, padding untouched).
 struct MatmulProblem {
   const float* x = nullptr;

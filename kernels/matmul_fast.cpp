@@ -69,6 +69,13 @@ void ExpandBlock(const QuantFormat& format, const std::byte* block, const std::b
   }
 }
 
+const int8::InstructionSet& BestInstructionSet() {
+  static const int8::InstructionSet& best =
+      *std::find_if(int8::InstructionSets(), int8::InstructionSets() + int8::kNumInstructionSets,
+                    [](const int8::InstructionSet& set) { return set.is_available; });
+  return best;
+}
+
 void ExpandBf16(const std::byte* block, int count, float* out) {
   for (int i = 0; i < count; ++i) {
     uint16_t bits;
@@ -104,6 +111,10 @@ void PackedMatrix::Expand(int panel, int begin, int end, float* out) const {
   }
 }
 
+const char* Int8InstructionSet() {
+  return BestInstructionSet().name;
+}
+
 namespace cpu_fast {
 namespace {
 
@@ -132,28 +143,25 @@ void MultiplyFloats(const MatmulProblem& p, int panel_index, std::vector<float>&
 }
 
 void MultiplyCodes(const MatmulProblem& p, int panel_index, const QuantizedRows& x) {
-  static const int8::InstructionSet& best =
-      *std::find_if(int8::InstructionSets(), int8::InstructionSets() + int8::kNumInstructionSets,
-                    [](const int8::InstructionSet& set) { return set.is_available; });
   const PackedMatrix& w = *p.weights;
   const QuantFormat& format = w.format();
-  best.multiply({.weights = w.Block(panel_index, 0),
-                 .num_blocks = w.blocks(),
-                 .block_bytes = w.block_bytes(),
-                 .codes_offset = w.codes_offset(),
-                 .code_bits = format.code_bits,
-                 .group = format.group,
-                 .zero = format.zero,
-                 .has_minimum = format.has_minimum,
-                 .is_half = format.is_half,
-                 .codes = x.codes(0),
-                 .scales = x.scales(0),
-                 .sums = x.sums(0),
-                 .scaled_sums = x.scaled_sums(0),
-                 .rows = p.rows,
-                 .columns = std::min(kPanelOutputs, w.outputs() - panel_index * kPanelOutputs),
-                 .out = p.out + panel_index * kPanelOutputs,
-                 .out_stride = p.out_stride});
+  BestInstructionSet().multiply({.weights = w.Block(panel_index, 0),
+                                 .num_blocks = w.blocks(),
+                                 .block_bytes = w.block_bytes(),
+                                 .codes_offset = w.codes_offset(),
+                                 .code_bits = format.code_bits,
+                                 .group = format.group,
+                                 .zero = format.zero,
+                                 .has_minimum = format.has_minimum,
+                                 .is_half = format.is_half,
+                                 .codes = x.codes(0),
+                                 .scales = x.scales(0),
+                                 .sums = x.sums(0),
+                                 .scaled_sums = x.scaled_sums(0),
+                                 .rows = p.rows,
+                                 .columns = std::min(kPanelOutputs, w.outputs() - panel_index * kPanelOutputs),
+                                 .out = p.out + panel_index * kPanelOutputs,
+                                 .out_stride = p.out_stride});
 }
 
 QuantizedRows Quantize(const MatmulProblem& p) {

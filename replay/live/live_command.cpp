@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "capture/activations_flag.h"
 #include "capture/run.h"
 #include "capture/task_flags.h"
 #include "core/error.h"
@@ -22,7 +23,7 @@ namespace kvscope {
 namespace {
 
 struct Flags {
-  std::string model, device = "auto", kv_dtype = "f16", output, csv;
+  std::string model, device = "auto", kv_dtype = "f16", activations = "float", output, csv;
   TaskFlags task;
   SweepFlags sweep;
   int prefill_chunk = 512, fork_mib = 4096, threads = 0;
@@ -66,7 +67,9 @@ void Run(const Flags& flags, const std::string& command) {
   options.seed = flags.task.seed;
   options.fork_bytes = int64_t{flags.fork_mib} << 20;
   options.measures_speed = flags.measures_speed;
-  Decoder decoder(*model);
+  const Activations activations = ActivationsFromName(flags.activations);
+  if (activations == Activations::kInt8) ReportInt8("kvscope-replay", *model, prompts.front().ids);
+  Decoder decoder(*model, activations);
   const bool has_terminal = isatty(STDERR_FILENO);
   Results results;
   results.commands.push_back(command);
@@ -101,6 +104,7 @@ void AddLiveCommand(CLI::App& app, const std::string& command) {
   live->add_option("--kv-dtype", flags->kv_dtype, "f16 or f32")
       ->check(CLI::IsMember({"f16", "f32"}))
       ->capture_default_str();
+  AddActivationsOption(*live, flags->activations);
   live->add_option("--prefill-chunk", flags->prefill_chunk, "tokens")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

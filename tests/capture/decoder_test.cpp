@@ -10,6 +10,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "capture/activations_flag.h"
 #include "capture/full_cache.h"
 #include "tests/support/capture_tiny_gguf.h"
 
@@ -116,6 +117,17 @@ TEST_F(LogitsFixture, DivergenceOfTheHalfPrecisionCacheIsTiny) {
   std::cout << "KL to transformers, f16 cache: mean " << mean << ", largest " << largest << "\n";
   EXPECT_LT(mean, 1e-5);
   EXPECT_LT(largest, 1e-3);
+}
+
+TEST_F(LogitsFixture, Int8ActivationsStayCloseToFloatOnes) {
+  const nlohmann::json& prompt = header_["prompts"][1];
+  ASSERT_EQ(prompt["name"], "prose");
+  std::vector<int> ids = prompt["ids"];
+  ids.resize(std::min<size_t>(ids.size(), 256));
+  const double mean = MeanKlOfInt8(*model_, ids);
+  std::cout << "KL of int8 activations from float ones: mean " << mean << "\n";
+  EXPECT_LT(mean, 0.02);
+  EXPECT_GT(mean, 0.0);  // it is another computation
 }
 
 TEST_F(LogitsFixture, GreedyTokensAgreeUntilTheReferenceIsUndecided) {
