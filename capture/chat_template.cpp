@@ -2,133 +2,150 @@
 #include "capture/chat_template.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "capture/chat_template_family.h"
 #include "capture/gguf.h"
 #include "core/error.h"
 
 namespace kvscope {
 namespace {
 
-// What stands around a turn's text; %role% is replaced.
-struct Markers {
-  std::string_view open;
-  std::string_view close;
-};
+std::string_view Trimmed(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\n\v\f\r";
+  const size_t begin = text.find_first_not_of(kSpace);
+  if (begin == std::string_view::npos) return "";
+  return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
+}
 
-// A family is recognised by a text in the template that no other family uses. Without markers it is only known by name.
-struct Family {
-  const char* name;
-  std::string_view sign;
-  Markers markers;
-};
-constexpr Family kFamilies[] = {
-    {"ChatML", "<|im_start|>", {"<|im_start|>%role%\n", "<|im_end|>\n"}},
-    {"Llama 3", "<|start_header_id|>", {}},
-    {"Llama 4", "<|header_start|>", {}},
-    {"Llama 2 or Mistral", "[INST]", {}},
-    {"Gemma", "<start_of_turn>", {}},
-    {"Phi 3", "<|assistant|>", {}},
-    {"DeepSeek", "<｜Assistant｜>", {}},
-    {"gpt-oss", "<|channel|>", {}},
-};
+// Writes turns one after another and remembers where they lie in the text.
+class ChatWriter {
+ public:
+  ChatWriter(const Tokenizer& tokenizer, ChatFormat format) : tokenizer_(tokenizer), format_(std::move(format)) {
+    if (format_.begins_with_bos) chat_.text = TextOf(tokenizer.bos_id());
+  }
 
-const Family& RecogniseFamily(const Tokenizer& tokenizer) {
-  const std::string& text = tokenizer.chat_template();
-  const std::string place = tokenizer.path() + ":tokenizer.chat_template";
-  if (text.empty()) {
-    throw Error(
-        StrCat(place, ": expected a chat template, found none; use an instruction-tuned model or a plain prompt"));
+  void Write(std::span<const ChatTurn> turns, bool open_assistant) {
+    const ChatFamily& family = *format_.family;
+    const bool has_system = !turns.empty() && turns[0].role == "system";
+    if (has_system && family.system_place != SystemPlace::kOwnTurn && !family.is_plain) {
+      system_ = turns[0].text;
+      turns = turns.subspan(1);
+      system_turn_ = UserTurnFor(turns);
+    } else if (!has_system && (!format_.default_system.empty() || family.always_has_system)) {
+      AddTurn("system", format_.default_system, family.system, /*is_added=*/true);
+    }
+    for (size_t i = 0; i < turns.size(); ++i) AddTurn(turns[i], i);
+    if (!open_assistant) return;
+    AddTurn("assistant", "", {format_.answer, ""}, /*is_added=*/true);
+    chat_.answer_begins = family.is_plain ? " " : std::string(family.answer_begins);
   }
-  const auto* family = std::find_if(std::begin(kFamilies), std::end(kFamilies),
-                                    [&](const Family& f) { return text.find(f.sign) != std::string::npos; });
-  if (family == std::end(kFamilies) || family->markers.open.empty()) {
-    const std::string found = family == std::end(kFamilies)
-                                  ? "an unknown one that begins with '" + Printable(text) + "'"
-                                  : StrCat("one of the ", family->name, " family");
-    throw Error(StrCat(place, ": expected a ChatML template, found ", found, "; use a plain prompt"));
+
+  ChatTokens Tokenise() && {
+    Encoding encoding = tokenizer_.EncodeWithOffsets(chat_.text, true);
+    chat_.ids = std::move(encoding.ids);
+    chat_.byte_offsets = std::move(encoding.byte_offsets);
+    if (format_.begins_with_bos && (chat_.ids.empty() || chat_.ids[0] != tokenizer_.bos_id())) {
+      throw Error(StrCat(tokenizer_.path(), ":tokenizer.ggml.bos_token_id: expected a control token, found '",
+                         Printable(TextOf(tokenizer_.bos_id())), "'; convert the model again"));
+    }
+    int64_t done = 0;  // turns follow each other; a dummy space, which has no bytes, belongs to the turn behind it
+    for (size_t i = 0; i < turn_ends_.size(); ++i) {
+      ChatSpan& span = chat_.spans[i];
+      const int64_t begin = i == 0 ? 0 : turn_ends_[i - 1];
+      const bool is_empty = begin == turn_ends_[i];
+      span.turn = is_empty ? TokenRange{done, done} : TokensCovering(chat_.byte_offsets, begin, turn_ends_[i]);
+      span.turn.token_begin = std::min(span.turn.token_begin, done);
+      if (i + 1 == turn_ends_.size()) span.turn.token_end = static_cast<int64_t>(chat_.ids.size());
+      done = span.turn.token_end;
+      span.text = TextTokens(span, done);
+    }
+    return std::move(chat_);
   }
-  for (const std::string_view marker : {"<|im_start|>", "<|im_end|>"}) {
-    if (!tokenizer.FindSpecial(marker)) {
-      throw Error(StrCat(place, ": expected a special token '", marker,
-                         "' as the template uses it, found none; convert the model again"));
+
+ private:
+  TokenRange TextTokens(const ChatSpan& span, int64_t end_of_turn) const {
+    if (span.text_byte_begin == span.text_byte_end) return {end_of_turn, end_of_turn};
+    const std::vector<int64_t>& offsets = chat_.byte_offsets;
+    TokenRange tokens = TokensCovering(offsets, span.text_byte_begin, span.text_byte_end);
+    const auto begin_of = [&](int64_t token) { return offsets[static_cast<size_t>(token)]; };
+    while (tokens.token_begin > 0 && begin_of(tokens.token_begin - 1) == begin_of(tokens.token_begin)) {
+      --tokens.token_begin;
+    }
+    return tokens;
+  }
+
+  std::string TextOf(int id) const { return id < 0 ? "" : std::string(tokenizer_.Piece(id)); }
+
+  std::string Filled(std::string_view marker) const {
+    return Replaced(Replaced(marker, "%bos%", TextOf(tokenizer_.bos_id())), "%eos%", TextOf(tokenizer_.eos_id()));
+  }
+
+  // Which user turn holds the system text.
+  size_t UserTurnFor(std::span<const ChatTurn> turns) const {
+    size_t found = turns.size();
+    for (size_t i = 0; i < turns.size(); ++i) {
+      const bool counts = format_.family->system_place == SystemPlace::kLastUserTurn || found == turns.size();
+      if (turns[i].role == "user" && counts) found = i;
+    }
+    if (found < turns.size()) return found;
+    throw Error(StrCat("chat: expected a user turn, which holds the system text in the template ", format_.family->name,
+                       ", found none; add one"));
+  }
+
+  void AddTurn(const ChatTurn& turn, size_t number) {
+    const ChatFamily& family = *format_.family;
+    if (turn.role == "user") {
+      const bool holds_system = !system_.empty() && number == system_turn_;
+      AddTurn(turn.role, turn.text, family.user, false, holds_system ? system_ : std::string_view());
+    } else if (turn.role == "assistant") {
+      AddTurn(turn.role, turn.text, family.assistant, false);
+    } else if (turn.role == "system" && number == 0 && system_.empty()) {
+      AddTurn(turn.role, turn.text, family.system, false);
+    } else {
+      throw Error(StrCat("chat: expected the role user or assistant, or system in the first turn, found '",
+                         Printable(turn.role), "'; correct it"));
     }
   }
-  return *family;
-}
 
-std::string Replaced(std::string_view text, std::string_view from, std::string_view to) {
-  std::string result;
-  for (size_t at; (at = text.find(from)) != std::string_view::npos; text.remove_prefix(at + from.size())) {
-    result += text.substr(0, at);
-    result += to;
+  void AddTurn(const std::string& role, std::string_view text, const Markers& markers, bool is_added,
+               std::string_view system = "") {
+    const ChatFamily& family = *format_.family;
+    ValidateUtf8(text, StrCat("chat, ", role, " turn"));
+    ValidateUtf8(system, "chat, system turn");
+    const std::string open = Filled(markers.open);
+    // A family that writes the begin-of-text token in every user turn has it here already.
+    if (format_.begins_with_bos && chat_.spans.empty() && open.starts_with(chat_.text)) chat_.text.clear();
+    chat_.text += open;
+    if (!system.empty()) {
+      chat_.text += StrCat(family.system.open, family.trims ? Trimmed(system) : system, family.system.close);
+    }
+    ChatSpan span;
+    span.role = role;
+    span.is_added = is_added;
+    span.text_byte_begin = static_cast<int64_t>(chat_.text.size());
+    chat_.text += family.trims ? Trimmed(text) : text;
+    span.text_byte_end = static_cast<int64_t>(chat_.text.size());
+    chat_.text += Filled(markers.close);
+    turn_ends_.push_back(static_cast<int64_t>(chat_.text.size()));
+    chat_.spans.push_back(std::move(span));
   }
-  return result.append(text);
-}
 
-std::string OpeningOf(const Family& family, std::string_view role) {
-  return Replaced(family.markers.open, "%role%", role);
-}
-
-// The literal system text that the template itself writes, if any. A system turn put together from an expression has a
-// quote between its markers and is passed over.
-std::string DefaultSystemText(const Family& family, const std::string& chat_template) {
-  const std::string text = Replaced(chat_template, "\\n", "\n");  // some files escape line breaks in the strings
-  const std::string open = OpeningOf(family, "system");
-  const std::string_view close = family.markers.close.substr(0, family.markers.close.find('\n'));
-  for (size_t at = 0; (at = text.find(open, at)) != std::string::npos;) {
-    at += open.size();
-    const size_t end = text.find(close, at);
-    if (end == std::string::npos) break;
-    const std::string literal = text.substr(at, end - at);
-    if (!literal.empty() && literal.find_first_of("'\"{}") == std::string::npos) return literal;
-  }
-  return "";
-}
+  const Tokenizer& tokenizer_;
+  ChatFormat format_;
+  ChatTokens chat_;
+  std::string system_;  // to be written into user turn system_turn_
+  size_t system_turn_ = 0;
+  std::vector<int64_t> turn_ends_;  // bytes
+};
 
 }  // namespace
 
-ChatTokens BuildChat(const Tokenizer& tokenizer, std::span<const ChatTurn> turns, bool open_assistant) {
-  const Family& family = RecogniseFamily(tokenizer);
-  struct TurnBytes {
-    int64_t begin, text_begin, text_end, end;
-  };
-  ChatTokens chat;
-  std::vector<TurnBytes> places;
-  const auto size = [&] { return static_cast<int64_t>(chat.text.size()); };
-  const auto add = [&](const ChatTurn& turn, bool is_added, bool is_closed) {
-    TurnBytes place{};
-    place.begin = size();
-    chat.text += OpeningOf(family, turn.role);
-    place.text_begin = size();
-    chat.text += turn.text;
-    place.text_end = size();
-    if (is_closed) chat.text += family.markers.close;
-    place.end = size();
-    places.push_back(place);
-    chat.spans.push_back({turn.role, {}, {}, place.text_begin, place.text_end, is_added});
-  };
-
-  const std::string system_text = DefaultSystemText(family, tokenizer.chat_template());
-  if (!system_text.empty() && (turns.empty() || turns[0].role != "system")) add({"system", system_text}, true, true);
-  for (const ChatTurn& turn : turns) {
-    if (turn.role != "system" && turn.role != "user" && turn.role != "assistant") {
-      throw Error(
-          StrCat("chat: expected the role system, user or assistant, found '", Printable(turn.role), "'; correct it"));
-    }
-    ValidateUtf8(turn.text, StrCat("chat, ", turn.role, " turn"));
-    add(turn, false, true);
-  }
-  if (open_assistant) add({"assistant", ""}, true, false);
-
-  chat.ids = tokenizer.Encode(chat.text, true);
-  chat.byte_offsets = ByteOffsets(tokenizer, chat.ids);
-  for (size_t i = 0; i < places.size(); ++i) {
-    const TurnBytes& place = places[i];
-    ChatSpan& span = chat.spans[i];
-    span.turn = TokensCovering(chat.byte_offsets, place.begin, place.end);
-    span.text = TokensCovering(chat.byte_offsets, place.text_begin, place.text_end);
-  }
-  return chat;
+ChatTokens BuildChat(const Tokenizer& tokenizer, std::span<const ChatTurn> turns, bool open_assistant,
+                     std::string_view template_name) {
+  ChatWriter writer(tokenizer, ChooseChatFormat(tokenizer, template_name));
+  writer.Write(turns, open_assistant);
+  return std::move(writer).Tokenise();
 }
 
 }  // namespace kvscope

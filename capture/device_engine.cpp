@@ -343,7 +343,7 @@ void EngineOnDevice::RunChunk(int tokens) {
     attention.k = Cache(k_, layer), attention.v = Cache(v_, layer);
     attention.k.shape[1] = attention.v.shape[1] = num_tokens_ + tokens;
     attention.first_query = num_tokens_;
-    attention.scale = c.layers[layer].attention.scale;
+    attention.rule = c.layers[layer].attention;
     attention.out = ContiguousView(attended_.data(), DType::kF32, {c.num_heads, tokens, c.head_dim}, 3, kTwinDevice);
     attention.out.strides[0] = c.head_dim, attention.out.strides[1] = q_width_;
     attention.lse = seen.lse;
@@ -374,7 +374,7 @@ void EngineOnDevice::EnqueueStep(int parity, void* stream) {
     DecodeAttention attention;
     attention.q = ContiguousView(seen.q.data, DType::kF16, {c.num_heads, c.head_dim}, 2, kTwinDevice);
     attention.k = Cache(k_, layer), attention.v = Cache(v_, layer);
-    attention.scale = c.layers[layer].attention.scale;
+    attention.rule = c.layers[layer].attention;
     attention.out = ContiguousView(attended_.data(), DType::kF32, {c.num_heads, c.head_dim}, 2, kTwinDevice);
     attention.lse = ContiguousView(seen.lse.data, DType::kF32, {c.num_heads}, 1, kTwinDevice);
     attention.weights = seen.rows;

@@ -25,8 +25,8 @@ struct Unpacked {
   float* minimums;
 };
 
-// Byte i of the pairs holds elements i (low four bits) and i + kBytes. Eight at a time: compilers take loops of 16
-// apart.
+// Byte i of the pairs holds elements i (low four bits) and i + kBytes. Eight at a time, because g++ 12 takes loops
+// of 16 apart and puts vectors together byte by byte.
 template <int kBytes>
 void UnpackPairs(const uint8_t* pairs, uint8_t* codes) {
   constexpr uint64_t kLow = 0x0f0f0f0f0f0f0f0f;
@@ -122,8 +122,8 @@ struct BlockIQ4_NL {
 
   void Unpack(Unpacked to) const {
     to.scales[0] = FloatFromHalf(d);
-    UnpackPairs<16>(pairs, to.codes);
-    for (int i = 0; i < 32; ++i) to.codes[i] = kCodes[to.codes[i]];
+    for (int i = 0; i < 16; ++i) to.codes[i] = kCodes[pairs[i] & 15];
+    for (int i = 0; i < 16; ++i) to.codes[i + 16] = kCodes[pairs[i] >> 4];
   }
 };
 
@@ -262,44 +262,18 @@ void UnpackBlocks(const std::byte* row, int64_t num_blocks, Unpacked to) {
   }
 }
 
-// Unpacks 256 weights at a time, so that they stay in the first cache; then floats, then scales.
-template <typename Block>
-void DequantizeBlocks(const std::byte* row, int64_t num_blocks, float* out) {
-  constexpr int kPieceBlocks = kSuperBlock / Block::kElements;
-  constexpr int kGroup = Block::kFormat.group;
-  uint8_t codes[kSuperBlock];
-  float scales[kSuperBlock / kGroup], minimums[kSuperBlock / kGroup];
-  for (int64_t done = 0; done < num_blocks; done += kPieceBlocks) {
-    const int64_t blocks = std::min<int64_t>(kPieceBlocks, num_blocks - done), count = blocks * Block::kElements;
-    UnpackBlocks<Block>(row + done * static_cast<int64_t>(sizeof(Block)), blocks, {codes, scales, minimums});
-    // Not scale * code - scale * zero, which is the same number but for the sign of zero.
-    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(codes[i] - Block::kFormat.zero);
-    for (int64_t group = 0; group < count / kGroup; ++group, out += kGroup) {
-      const float scale = scales[group];
-      if constexpr (Block::kFormat.has_minimum) {
-        for (int k = 0; k < kGroup; ++k) out[k] = out[k] * scale + minimums[group];
-      } else {
-        for (int k = 0; k < kGroup; ++k) out[k] *= scale;
-      }
-    }
-  }
-}
-
 struct TypeInfo {
   uint32_t id;
   const char* name;
   int64_t block_elements = 0;  // 0: cannot be read
   int64_t block_bytes = 0;
   QuantFormat format = {};
-  // nullptr: not quantised
-  void (*unpack)(const std::byte* row, int64_t num_blocks, Unpacked to) = nullptr;
-  void (*dequantize)(const std::byte* row, int64_t num_blocks, float* out) = nullptr;
+  void (*unpack)(const std::byte* row, int64_t num_blocks, Unpacked to) = nullptr;  // nullptr: not quantised
 };
 
 template <typename Block>
 constexpr TypeInfo Quantised(GgufType type, const char* name) {
-  return {static_cast<uint32_t>(type), name, Block::kElements, sizeof(Block), Block::kFormat, UnpackBlocks<Block>,
-          DequantizeBlocks<Block>};
+  return {static_cast<uint32_t>(type), name, Block::kElements, sizeof(Block), Block::kFormat, UnpackBlocks<Block>};
 }
 
 // Every type ggml has, so that an error can name what we cannot read; retired numbers are left out. Ascending.
@@ -338,12 +312,37 @@ constexpr TypeInfo kTypes[] = {
     {39, "MXFP4"},
     {40, "NVFP4"},
     {41, "Q1_0"},
+    {42, "Q2_0"},
 };
 
 const TypeInfo* FindType(GgufType type) {
   const auto* found = std::find_if(std::begin(kTypes), std::end(kTypes),
                                    [&](const TypeInfo& info) { return info.id == static_cast<uint32_t>(type); });
   return found == std::end(kTypes) ? nullptr : found;
+}
+
+// Weights of one type's row, a piece at a time so that codes stay in the first cache.
+void DequantizeBlocks(const TypeInfo& info, const std::byte* row, std::span<float> out) {
+  constexpr int64_t kPiece = 8 * kSuperBlock;
+  uint8_t codes[kPiece];
+  float scales[kPiece / 16], minimums[kPiece / 16];
+  const int group = info.format.group;  // not a constant: g++ 12 would take loops of 16 apart
+  for (auto begin = int64_t{0}, end = static_cast<int64_t>(out.size()); begin < end; begin += kPiece) {
+    const int64_t count = std::min(kPiece, end - begin), num_blocks = count / info.block_elements;
+    info.unpack(row, num_blocks, {codes, scales, minimums});
+    row += num_blocks * info.block_bytes;
+    float* to = out.data() + begin;
+    for (int64_t i = 0; i < count / group; ++i, to += group) {
+      const uint8_t* from = codes + i * group;
+      const float scale = scales[i];
+      if (info.format.has_minimum) {
+        for (int k = 0; k < group; ++k) to[k] = scale * static_cast<float>(from[k]) + minimums[i];
+      } else {
+        // Not scale * code - scale * zero, which is the same number but for the sign of zero.
+        for (int k = 0; k < group; ++k) to[k] = scale * static_cast<float>(from[k] - info.format.zero);
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -422,7 +421,7 @@ void DequantizeRow(GgufType type, const std::byte* row, std::span<float> out) {
       break;
     }
     default:
-      info.dequantize(row, static_cast<int64_t>(out.size()) / info.block_elements, out.data());
+      DequantizeBlocks(info, row, out);
   }
 }
 

@@ -194,7 +194,7 @@ int main(int argc, char** argv) {
   using kvscope::Flags;
   Flags flags;
   CLI::App app{"Records what a model's attention saw, one trace file per run.", "kvscope capture"};
-  app.add_option("--model", flags.model, "GGUF file");
+  app.add_option("--model", flags.model, "GGUF file, or any part of a split one");
   app.add_option("--synthetic", flags.synthetic,
                  "instead of --model, for performance only: random weights of the shape llama-3.1-8b, qwen2.5-7b or "
                  "llama-3.1-70b-layer, on a CUDA device");

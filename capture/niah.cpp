@@ -2,6 +2,7 @@
 // Needle in a haystack (Kamradt 2023, github.com/gkamradt/LLMTest_NeedleInAHaystack): one sentence with a random number
 // stands in a long text of sentences without one, and the model is asked for it. The prompt is
 //   <template's opening> instruction, blank line, haystack with the needle, blank line, question <template's end>
+// (without a template: <begin of text, if any> the same, blank line, "Answer:")
 // and has exactly `context` tokens. For that the haystack is cut behind a word and closed with a full stop or, where a
 // word of several tokens does not fit, with ". . ."; every candidate is tokenised whole, because merges across the cut
 // make counts of parts unreliable. The haystack begins at a sentence chosen by seed and repeat, the same for every
@@ -25,9 +26,10 @@ namespace {
 
 constexpr std::string_view kInstruction = "Read the text and answer the question at the end.";
 constexpr std::string_view kBreak = "\n\n";
-constexpr size_t kMinHaystackTokens = 16;  // for each hidden sentence
-constexpr int kCutsTried = 64;             // each is shorter than the one before
-constexpr int kShortCuts = 8;              // of those, whose prompt is too short even with the longest closing
+constexpr std::string_view kPlainAnswer = "Answer:";  // what a model without turns goes on from
+constexpr size_t kMinHaystackTokens = 16;             // for each hidden sentence
+constexpr int kCutsTried = 64;                        // each is shorter than the one before
+constexpr int kShortCuts = 8;  // of those, whose prompt is too short even with the longest closing
 constexpr size_t kPlacesTried = 8;
 constexpr int64_t kAtEnd = -1;  // a sentence stands behind the haystack's last one
 
@@ -86,12 +88,13 @@ UserText ComposeUserText(const NiahCell& cell, std::string_view body, std::span<
   user.haystack.end = append_apart(body.substr(body_at)).end;
   append(kBreak);
   user.question = append(cell.question);
+  if (cell.chat_template == "none") append(StrCat(kBreak, kPlainAnswer));
   return user;
 }
 
-ChatTokens Chat(const Tokenizer& tokenizer, const UserText& user) {
+ChatTokens Chat(const Tokenizer& tokenizer, const NiahCell& cell, const UserText& user) {
   const std::array<ChatTurn, 1> turns = {{{"user", user.text}}};
-  return BuildChat(tokenizer, turns, true);
+  return BuildChat(tokenizer, turns, true, cell.chat_template);
 }
 
 const ChatSpan& UserSpan(const ChatTokens& chat) {
@@ -127,7 +130,7 @@ std::optional<Fitted> FitTo(const Tokenizer& tokenizer, const Haystack& haystack
         }
         Fitted fitted;
         fitted.user = ComposeUserText(cell, body, body_places);
-        fitted.chat = Chat(tokenizer, fitted.user);
+        fitted.chat = Chat(tokenizer, cell, fitted.user);
         const auto count = static_cast<int64_t>(fitted.chat.ids.size());
         if (count == cell.context) {
           fitted.haystack_begin = begin;
@@ -165,7 +168,7 @@ int64_t ChooseBegin(const Haystack& haystack, const NiahCell& cell, uint64_t see
 // Tokens left for the haystack. Error when they are too few, or more than the haystack has.
 int64_t HaystackTokens(const Tokenizer& tokenizer, const Haystack& haystack, const NiahCell& cell) {
   const std::vector<size_t> places(cell.sentences.size(), 0);
-  const auto overhead = static_cast<int64_t>(Chat(tokenizer, ComposeUserText(cell, "", places)).ids.size());
+  const auto overhead = static_cast<int64_t>(Chat(tokenizer, cell, ComposeUserText(cell, "", places)).ids.size());
   const int64_t tokens = cell.context - overhead;
   const int64_t fewest = static_cast<int64_t>(kMinHaystackTokens * cell.sentences.size());
   if (tokens < fewest) {
@@ -253,6 +256,7 @@ TaskInfo MakeTask(const Haystack& haystack, const NiahCell& cell, const Fitted& 
       {"haystack_byte_begin", fitted.haystack_begin},
       {"haystack_byte_end", fitted.haystack_end},
   };
+  if (cell.chat_template != "auto") parameters["template"] = cell.chat_template;
   if (cell.sentences.size() > 1) {
     parameters["doors"] = cell.sentences.size();
     for (size_t i = 0; i < cell.sentences.size(); ++i) {
@@ -265,7 +269,7 @@ TaskInfo MakeTask(const Haystack& haystack, const NiahCell& cell, const Fitted& 
   task.seed = seed;
   task.expected_answers = {cell.needle().value};
   task.scorer = "contains";
-  task.priming_text = cell.needle().priming;
+  task.priming_text = fitted.chat.answer_begins + cell.needle().priming;
   task.scored_text = " " + cell.needle().value;
   return task;
 }
@@ -281,10 +285,11 @@ Prompt MakePrompt(const Tokenizer& tokenizer, const Haystack& haystack, const Ni
   prompt.file_stem = FileStem(cell);
   prompt.ids = chat.ids;
   prompt.max_new = options.max_new;
-  prompt.segments = {MakeSegment("system", 0, context_begin),
-                     MakeSegment("context", context_begin, question.token_begin),
-                     MakeSegment("question", question.token_begin, static_cast<int64_t>(chat.ids.size()))};
-  prompt.segments[1].decide_at = true;
+  // Plain text for a vocabulary without a begin-of-text token has nothing before the context.
+  if (context_begin > 0) prompt.segments.push_back(MakeSegment("system", 0, context_begin));
+  prompt.segments.push_back(MakeSegment("context", context_begin, question.token_begin));
+  prompt.segments.back().decide_at = true;
+  prompt.segments.push_back(MakeSegment("question", question.token_begin, static_cast<int64_t>(chat.ids.size())));
   const std::vector<ByteRange>& sentences = fitted.user.sentences;
   const std::string& answer = cell.needle().value;
   const int64_t value_end = sentences[cell.asked].end - 1;  // before the full stop

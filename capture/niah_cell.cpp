@@ -98,6 +98,7 @@ NiahCell MakeNiahCell(const Haystack& haystack, const NiahOptions& options, int 
   cell.context = context;
   cell.depth = depth;
   cell.repeat = repeat;
+  cell.chat_template = options.chat_template;
   cell.wording = WordingOf(options, repeat);
   cell.question = StrCat("What is the secret number", KeyOf(options, cell, 0), "?");
   const std::vector<std::string> values = DrawValues(haystack, cell, options);

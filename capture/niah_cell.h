@@ -30,6 +30,7 @@ struct NiahCell {
   std::vector<HiddenSentence> sentences;  // one for each door, by depth
   size_t asked = 0;                       // the sentence that is the needle
   std::string question;
+  std::string chat_template;
 
   const HiddenSentence& needle() const { return sentences[asked]; }
 };

@@ -62,7 +62,7 @@ Haystack::Haystack(const Tokenizer& tokenizer, std::string_view text, std::strin
   if (sentence_ends_.empty()) {
     throw Error(StrCat(name_, ": expected sentences that end in '.', '!' or '?', found none; pass another haystack"));
   }
-  byte_offsets_ = ByteOffsets(tokenizer, tokenizer.Encode(text_, true));
+  byte_offsets_ = tokenizer.EncodeWithOffsets(text_, true).byte_offsets;
 }
 
 void Haystack::FindSentences() {

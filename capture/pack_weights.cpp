@@ -3,90 +3,98 @@
 
 #include <tbb/parallel_for.h>
 
-#include <cstring>
+#include <algorithm>
+#include <bit>
+#include <span>
 #include <vector>
+
+#include "capture/gguf_blocks.h"
+#include "core/error.h"
 
 namespace kvscope {
 namespace {
 
-void PackRow(const GgufTensor& tensor, const std::byte* row, int output, int inputs, PackedMatrix& matrix) {
-  const int blocks = inputs / kQuantBlock;
-  std::vector<Half> scales(blocks);
-  const auto half_at = [](const std::byte* at) {
-    Half half;
-    std::memcpy(&half, at, sizeof half);
-    return half;
-  };
-  switch (tensor.type) {
-    case GgufType::kF32:
-      matrix.SetRow(output, std::span(reinterpret_cast<const float*>(row), inputs));
-      return;
+PackedMatrix Empty(GgufType type, int outputs, int inputs) {
+  if (const QuantFormat* format = FormatOf(type)) return {*format, outputs, inputs};
+  switch (type) {
     case GgufType::kF16:
-      matrix.SetRow(output, std::span(reinterpret_cast<const Half*>(row), inputs));
-      return;
-    case GgufType::kQ8_0: {
-      std::vector<int8_t> codes(inputs);
-      for (int block = 0; block < blocks; ++block, row += 2 + kQuantBlock) {
-        scales[block] = half_at(row);
-        std::memcpy(&codes[block * kQuantBlock], row + 2, kQuantBlock);
-      }
-      matrix.SetRow(output, codes, scales);
-      return;
-    }
-    case GgufType::kQ4_0:
-    case GgufType::kQ4_1: {
-      const bool has_minimum = tensor.type == GgufType::kQ4_1;
-      std::vector<uint8_t> codes(inputs);
-      std::vector<float> minimums(blocks);
-      for (int block = 0; block < blocks; ++block) {
-        scales[block] = half_at(row);
-        minimums[block] = has_minimum ? FloatFromHalf(half_at(row + 2)) : -8 * FloatFromHalf(scales[block]);
-        row += has_minimum ? 4 : 2;
-        for (int i = 0; i < kQuantBlock / 2; ++i, ++row) {
-          codes[block * kQuantBlock + i] = static_cast<uint8_t>(*row) & 15;
-          codes[block * kQuantBlock + kQuantBlock / 2 + i] = static_cast<uint8_t>(*row) >> 4;
-        }
-      }
-      matrix.SetRow(output, codes, scales, minimums);
-      return;
-    }
-    default: {
-      std::vector<float> weights(inputs);
-      DequantizeRow(tensor.type, row, weights);
-      matrix.SetRow(output, weights);
-    }
+      return {WeightKind::kF16, outputs, inputs};
+    case GgufType::kBF16:
+      return {WeightKind::kBf16, outputs, inputs};
+    default:
+      return {WeightKind::kF32, outputs, inputs};
   }
 }
 
-WeightKind KindOf(GgufType type) {
-  switch (type) {
-    case GgufType::kF16:
-      return WeightKind::kF16;
-    case GgufType::kQ8_0:
-      return WeightKind::kQ8;
-    case GgufType::kQ4_0:
-    case GgufType::kQ4_1:
-      return WeightKind::kQ4;
-    default:
-      return WeightKind::kF32;
+// In integers, because a compiler may vectorise an OR: all exponent bits set is NaN or infinity.
+template <typename Bits, typename T>
+bool IsFinite(std::span<const T> values, Bits exponent) {
+  Bits any_bad = 0;
+  for (const T& value : values) any_bad |= (std::bit_cast<Bits>(value) & exponent) == exponent;
+  return any_bad == 0;
+}
+
+// A row of a tensor, taken apart.
+struct RowParts {
+  std::vector<uint8_t> codes;
+  std::vector<float> scales, minimums;
+};
+
+// False when a weight is not finite; then the row may be unset.
+bool PackRow(GgufType type, const std::byte* row, int output, RowParts& parts, PackedMatrix& matrix) {
+  const size_t inputs = matrix.inputs();
+  switch (matrix.kind()) {
+    case WeightKind::kF32: {
+      const std::span weights(reinterpret_cast<const float*>(row), inputs);
+      matrix.SetRow(output, weights);
+      return IsFinite<uint32_t>(weights, 0x7f800000u);
+    }
+    case WeightKind::kF16: {
+      const std::span weights(reinterpret_cast<const Half*>(row), inputs);
+      matrix.SetRow(output, weights);
+      return IsFinite<uint16_t>(weights, 0x7c00);
+    }
+    case WeightKind::kBf16: {
+      const std::span weights(reinterpret_cast<const uint16_t*>(row), inputs);
+      matrix.SetRow(output, weights);
+      return IsFinite<uint16_t>(weights, 0x7f80);
+    }
+    case WeightKind::kQuantised:
+      break;
   }
+  const QuantFormat& format = matrix.format();
+  parts.codes.resize(inputs);
+  parts.scales.resize(inputs / format.group);
+  parts.minimums.resize(format.has_minimum ? parts.scales.size() : 0);
+  UnpackRow(type, row, matrix.inputs(), parts.codes, parts.scales, parts.minimums);
+  if (!IsFinite<uint32_t>(std::span<const float>(parts.scales), 0x7f800000u) ||
+      !IsFinite<uint32_t>(std::span<const float>(parts.minimums), 0x7f800000u)) {
+    return false;
+  }
+  matrix.SetRow(output, parts.codes, parts.scales, parts.minimums);
+  return true;
 }
 
 }  // namespace
 
 PackedMatrix PackWeights(const GgufFile& gguf, const GgufTensor& tensor, int outputs,
                          const std::function<int64_t(int output)>& source_row) {
+  KVSCOPE_CHECK(IsReadable(tensor.type));
   const int inputs = static_cast<int>(tensor.Cols());
-  PackedMatrix matrix(KindOf(tensor.type), outputs, inputs);
+  PackedMatrix matrix = Empty(tensor.type, outputs, inputs);
   const int64_t row_bytes = GgufRowBytes(tensor.type, inputs);
   tbb::parallel_for(0, matrix.num_panels(), [&](int panel) {
-    std::vector<float> values(inputs);
-    for (int output = panel * 32; output < std::min(panel * 32 + 32, outputs); ++output) {
+    RowParts parts;
+    for (int output = panel * kPanelOutputs; output < std::min((panel + 1) * kPanelOutputs, outputs); ++output) {
       const int64_t row = source_row(output);
-      gguf.Dequantize(tensor, row, values);  // refuses values that are not finite, with a good message
-      PackRow(tensor, tensor.data.data() + row * row_bytes, output, inputs, matrix);
+      KVSCOPE_CHECK(0 <= row && row < tensor.Rows());
+      if (PackRow(tensor.type, tensor.data.data() + row * row_bytes, output, parts, matrix)) continue;
+      std::vector<float> values(inputs);
+      gguf.Dequantize(tensor, row, values);  // says which weight it is
+      KVSCOPE_CHECK(false);
     }
   });
+  gguf.Release(tensor);
   return matrix;
 }
 

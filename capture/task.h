@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What to run: a task turns options into prompts whose every token is accounted for. Exact spans and segments are made
-// here, by construction, never found again by searching the text.
+// here, by construction, never found again by searching the text. Every prompt begins with the begin-of-text token
+// where the vocabulary adds one (Tokenizer::AddsBos) or the model's chat template writes it, and has it once; it
+// counts, and belongs to the first segment.
 #pragma once
 
 #include <cstdint>
@@ -40,10 +42,13 @@ struct NiahOptions {
   int wording = -1;           // 0, 1, 2; -1: they rotate with the repeats, or 0 with more than one door
   int doors = 1;              // with more than 1 the colour asked for rotates, and wording 1 (no colour) is an Error
   int context_limit = 0;      // of the model; more is an Error
+  std::string chat_template = "auto";  // as BuildChat; "none": text alone, closed with "Answer:"
 };
 std::vector<Prompt> NiahPrompts(const Tokenizer& tokenizer, const NiahOptions& options);
 
-// Perplexity: the first context / 2 tokens are segment `context` (decide_at its end), the rest `continuation`.
+// Perplexity: the first context / 2 tokens are segment `context` (decide_at its end), the rest `continuation`. Where
+// the vocabulary adds a begin-of-text token every window begins with it and has context - 1 tokens of the text: the
+// windows still follow each other (llama.cpp's perplexity puts it over the window's first token, which is lost).
 struct TextOptions {
   int context = 2048;
   int windows = 1;  // consecutive, not overlapping
@@ -57,6 +62,7 @@ struct PromptOptions {
   bool chat = false;  // as a user turn of the model's chat template
   int max_new = 64;
   int context_limit = 0;
+  std::string chat_template = "auto";  // as BuildChat, with `chat`
 };
 Prompt PlainPrompt(const Tokenizer& tokenizer, const PromptOptions& options);
 

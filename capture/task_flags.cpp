@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "capture/chat_template.h"
 #include "core/error.h"
 
 namespace kvscope {
@@ -53,6 +54,10 @@ void AddTaskOptions(CLI::App& app, TaskFlags& flags) {
     flags.task = "prompt";  // said even when it is empty
   });
   app.add_flag("--chat", flags.chat, "prompt: as a user turn of the model's chat template");
+  app.add_option("--template", flags.chat_template,
+                 "niah, --chat: how turns are written; auto: as the model's own template, none: text without turns")
+      ->check(CLI::IsMember(ChatTemplateNames()))
+      ->capture_default_str();
   app.add_option("--max-new", flags.max_new, "tokens to generate at most")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
@@ -63,9 +68,11 @@ void AddTaskOptions(CLI::App& app, TaskFlags& flags) {
 
 std::vector<Prompt> MakePrompts(const TaskFlags& flags, const Tokenizer& tokenizer, int context_limit) {
   if (!flags.prompt.empty() || flags.task == "prompt") {
-    return {PlainPrompt(
-        tokenizer,
-        {.text = flags.prompt, .chat = flags.chat, .max_new = flags.max_new, .context_limit = context_limit})};
+    return {PlainPrompt(tokenizer, {.text = flags.prompt,
+                                    .chat = flags.chat,
+                                    .max_new = flags.max_new,
+                                    .context_limit = context_limit,
+                                    .chat_template = flags.chat_template})};
   }
   if (flags.task == "text") {
     if (flags.file.empty()) throw Error("--task text: expected --file TEXT; found none");
@@ -93,6 +100,7 @@ std::vector<Prompt> MakePrompts(const TaskFlags& flags, const Tokenizer& tokeniz
   options.wording = flags.wording;
   options.doors = flags.doors;
   options.context_limit = context_limit;
+  options.chat_template = flags.chat_template;
   return NiahPrompts(tokenizer, options);
 }
 

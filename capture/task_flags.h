@@ -14,7 +14,7 @@ class App;
 namespace kvscope {
 
 struct TaskFlags {
-  std::string task = "niah", prompt, file, haystack;
+  std::string task = "niah", prompt, file, haystack, chat_template = "auto";
   std::vector<int> contexts{2048};
   std::vector<double> depths{0.5};
   int repeats = 1, max_new = 16, wording = -1, doors = 1, windows = 1;

@@ -40,7 +40,9 @@ std::vector<Prompt> TextPrompts(const Tokenizer& tokenizer, const TextOptions& o
   const std::string name = options.text_name.empty() ? "text" : options.text_name;
   CheckTextOptions(options, name);
   const std::vector<int> ids = tokenizer.Encode(options.text, false);
-  const int64_t needed = int64_t{options.context} * options.windows;
+  const std::vector<int> opening = tokenizer.AddsBos() ? std::vector<int>{tokenizer.bos_id()} : std::vector<int>{};
+  const int64_t window_tokens = options.context - static_cast<int64_t>(opening.size());  // of the text
+  const int64_t needed = window_tokens * options.windows;
   if (static_cast<int64_t>(ids.size()) < needed) {
     throw Error(StrCat(name, ": expected a text of at least ", needed, " tokens, found ", ids.size(),
                        "; pass a longer text, or ask for a shorter context or fewer windows"));
@@ -49,20 +51,22 @@ std::vector<Prompt> TextPrompts(const Tokenizer& tokenizer, const TextOptions& o
   const int half = options.context / 2;
   std::vector<Prompt> prompts;
   for (int window = 0; window < options.windows; ++window) {
-    const auto begin = ids.begin() + int64_t{window} * options.context;
+    const auto begin = ids.begin() + window * window_tokens;
+    const auto middle = begin + half - static_cast<int64_t>(opening.size());
     std::array<char, 64> stem{};
     std::snprintf(stem.data(), stem.size(), "text_c%d_w%02d", options.context, window);
     Prompt prompt;
     prompt.file_stem = stem.data();
-    prompt.ids.assign(begin, begin + half);
-    prompt.forced_ids.assign(begin + half, begin + options.context);
+    prompt.ids = opening;
+    prompt.ids.insert(prompt.ids.end(), begin, middle);
+    prompt.forced_ids.assign(middle, begin + window_tokens);
     prompt.max_new = 0;
     prompt.segments = {{"context", 0, 0, half, true}, {"continuation", 0, half, options.context, false}};
     prompt.task.name = "text";
     prompt.task.scorer = "none";
     prompt.task.parameters_json = Dump({{"context", options.context},
                                         {"window", window},
-                                        {"text_token_begin", int64_t{window} * options.context},
+                                        {"text_token_begin", window * window_tokens},
                                         {"text", name},
                                         {"text_sha256", sha256}});
     prompts.push_back(std::move(prompt));
@@ -81,9 +85,11 @@ Prompt PlainPrompt(const Tokenizer& tokenizer, const PromptOptions& options) {
   prompt.max_new = options.max_new;
   if (options.chat) {
     const std::array<ChatTurn, 1> turns = {{{"user", options.text}}};
-    prompt.ids = BuildChat(tokenizer, turns, true).ids;
+    prompt.ids = BuildChat(tokenizer, turns, true, options.chat_template).ids;
   } else {
     prompt.ids = tokenizer.Encode(options.text, true);
+    const bool has_bos = !prompt.ids.empty() && prompt.ids[0] == tokenizer.bos_id();
+    if (tokenizer.AddsBos() && !has_bos) prompt.ids.insert(prompt.ids.begin(), tokenizer.bos_id());
   }
   const int num_tokens = static_cast<int>(prompt.ids.size());
   if (options.context_limit > 0 && num_tokens + int64_t{options.max_new} > options.context_limit) {

@@ -24,15 +24,63 @@ constexpr const char* kGpt2Words =
     "\\p{L}\\p{N}]+"
     "|[" KVSCOPE_SPACE "]+(?![^" KVSCOPE_SPACE "])|[" KVSCOPE_SPACE "]+";
 
+// The words of GPT-4 and after: contractions in either case, letters with any one sign before them, numbers cut into
+// DIGITS, signs with the line breaks behind them, runs of white space up to a line break.
+#define KVSCOPE_CONTRACTION "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
+#define KVSCOPE_SPACES "[" KVSCOPE_SPACE "]*[\\r\\n]+|[" KVSCOPE_SPACE "]+(?![^" KVSCOPE_SPACE "])|[" KVSCOPE_SPACE "]+"
+#define KVSCOPE_MODERN_WORDS(DIGITS)                                                 \
+  KVSCOPE_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" DIGITS "| ?[^" KVSCOPE_SPACE \
+                      "\\p{L}\\p{N}]+[\\r\\n]*|" KVSCOPE_SPACES
+constexpr const char* kLlama3Words = KVSCOPE_MODERN_WORDS("\\p{N}{1,3}");
+constexpr const char* kQwen2Words = KVSCOPE_MODERN_WORDS("\\p{N}");
+// Qwen 3.5: marks belong to the letters.
+constexpr const char* kQwen35Words = KVSCOPE_CONTRACTION
+    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^" KVSCOPE_SPACE "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" KVSCOPE_SPACES;
+
+// Words that begin anew at a capital behind a small letter. As in llama.cpp a letter beyond ASCII is both.
+#define KVSCOPE_CAPITAL "[^\\P{L}a-z]"
+#define KVSCOPE_SMALL "[^\\P{L}A-Z]"
+#define KVSCOPE_CASED_WORDS(ENDING, DIGITS)                                                                       \
+  "[^\\r\\n\\p{L}\\p{N}]?" KVSCOPE_CAPITAL "*" KVSCOPE_SMALL "+" ENDING "|[^\\r\\n\\p{L}\\p{N}]?" KVSCOPE_CAPITAL \
+  "+" KVSCOPE_SMALL "*" ENDING "|" DIGITS "| ?[^" KVSCOPE_SPACE "\\p{L}\\p{N}]+[\\r\\n/]*|" KVSCOPE_SPACES
+constexpr const char* kTekkenWords = KVSCOPE_CASED_WORDS("", "\\p{N}");
+constexpr const char* kGpt4oWords = KVSCOPE_CASED_WORDS("(?:" KVSCOPE_CONTRACTION ")?", "\\p{N}{1,3}");
+
 // One entry per pre-tokenizer; at most two expressions so far.
 struct Entry {
   const char* name;
   std::array<const char*, 2> expressions;
+  bool takes_whole_words = false;
+  bool adds_bos = false;
 };
+constexpr const char* kDigit = "\\p{N}";  // one by one, without the space before them
 constexpr Entry kEntries[] = {
     {"gpt-2", {kGpt2Words, nullptr}},
-    {"smollm", {"\\p{N}", kGpt2Words}},  // digits one by one, without the space before them
+    {"mpt", {kGpt2Words, nullptr}},
+    {"smollm", {kDigit, kGpt2Words}},
+    {"starcoder", {kDigit, kGpt2Words}},
+    {"refact", {kDigit, kGpt2Words}},
+    {"command-r", {kDigit, kGpt2Words}},
+    {"llama-bpe", {kLlama3Words, nullptr}, true, true},
+    {"llama3", {kLlama3Words, nullptr}, true, true},
+    {"llama-v3", {kLlama3Words, nullptr}, true, true},
+    {"falcon3", {kLlama3Words, nullptr}, true, true},
+    {"pixtral", {kLlama3Words, nullptr}, true, true},
+    {"dbrx", {kLlama3Words, nullptr}},  // Phi-4
+    {"smaug-bpe", {kLlama3Words, nullptr}},
+    {"qwen2", {kQwen2Words, nullptr}},
+    {"deepseek-r1-qwen", {kQwen2Words, nullptr}},
+    {"megrez", {kQwen2Words, nullptr}},
+    {"qwen35", {kQwen35Words, nullptr}},
+    {"tekken", {kTekkenWords, nullptr}, true, true},
+    {"gpt-4o", {kGpt4oWords, nullptr}},  // Phi-4-mini
 };
+
+const Entry* FindEntry(std::string_view name) {
+  const auto* entry =
+      std::find_if(std::begin(kEntries), std::end(kEntries), [&](const Entry& e) { return name == e.name; });
+  return entry == std::end(kEntries) ? nullptr : entry;
+}
 
 }  // namespace
 
@@ -70,20 +118,25 @@ WordSplitter::Scratch::Scratch(const WordSplitter& splitter) {
 WordSplitter::Scratch::~Scratch() = default;
 
 WordSplitter::WordSplitter(std::string_view name, std::string_view place) {
-  const auto* entry =
-      std::find_if(std::begin(kEntries), std::end(kEntries), [&](const Entry& e) { return name == e.name; });
-  if (entry == std::end(kEntries)) {
+  const Entry* entry = FindEntry(name);
+  if (!entry) {
     std::string known;
     for (const std::string& each : Names()) known += (known.empty() ? "" : ", ") + each;
     throw Error(StrCat(place, ": expected one of the pre-tokenizers ", known, ", found '", name,
                        "'; use a model with one of those, or add an entry to capture/word_splitter.cpp"));
   }
+  takes_whole_words_ = entry->takes_whole_words;
   for (const char* pattern : entry->expressions) {
     if (pattern) expressions_.push_back(std::make_unique<Expression>(pattern));
   }
 }
 
 WordSplitter::~WordSplitter() = default;
+
+bool WordSplitter::AddsBos(std::string_view name) {
+  const Entry* entry = FindEntry(name);
+  return entry && entry->adds_bos;
+}
 
 std::vector<std::string> WordSplitter::Names() {
   std::vector<std::string> names;

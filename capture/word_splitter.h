@@ -20,6 +20,10 @@ class WordSplitter {
   ~WordSplitter();
 
   static std::vector<std::string> Names();
+  // Whether vocabularies with this name put a begin-of-text token before a text, where they do not say. Any name.
+  static bool AddsBos(std::string_view name);
+  // Whether a word that is a token is taken as it is, also where merges would not lead to it.
+  bool takes_whole_words() const { return takes_whole_words_; }
 
   // Working memory of one call of ForEachWord after another; one for each thread.
   class Scratch {
@@ -44,6 +48,7 @@ class WordSplitter {
            const std::function<void(std::string_view)>& word) const;
 
   std::vector<std::unique_ptr<Expression>> expressions_;
+  bool takes_whole_words_ = false;
 };
 
 }  // namespace kvscope

@@ -84,6 +84,32 @@ ArrayBytes BytesOf(const TraceReader& trace) {
   return bytes;
 }
 
+// What a layer's attention is, but for its shape: "window 512, scale 0.0625, soft-cap 50, RoPE set local".
+std::string AttentionOf(const LayerInfo& layer) {
+  const std::string kind = layer.kind == "window" ? "window" : Escape(layer.kind) + " attention";
+  return StrCat(kind, layer.window > 0 ? StrCat(layer.kind == "window" ? " " : ", window ", layer.window) : "",
+                ", scale ", layer.scale, layer.softcap > 0 ? StrCat(", soft-cap ", layer.softcap) : "",
+                layer.sink ? ", a learned sink" : "", ", RoPE set ", Escape(layer.rope_set));
+}
+
+// A line for each kind of layer, in the order of their first ones.
+void AddAttention(Page& page, const TraceInfo& info) {
+  std::vector<std::pair<std::string, std::vector<int>>> groups;
+  for (const LayerInfo& layer : info.layers) {
+    const std::string attention = AttentionOf(layer);
+    const auto found = std::ranges::find(groups, attention, &std::pair<std::string, std::vector<int>>::first);
+    auto& group = found == groups.end() ? groups.emplace_back(attention, std::vector<int>()) : *found;
+    group.second.push_back(layer.layer);
+  }
+  for (const auto& [attention, layers] : groups) {
+    const bool is_all = groups.size() == 1;
+    page.Add("attention", StrCat(is_all               ? ""
+                                 : layers.size() == 1 ? "layer "
+                                                      : "layers ",
+                                 is_all ? "all layers" : Ranges(layers), ": ", attention));
+  }
+}
+
 void AddModel(Page& page, const TraceInfo& info) {
   const ModelInfo& model = info.model;
   page.Add("model", StrCat(Escape(model.name), " (", Escape(model.architecture), "), ", model.num_layers,
@@ -95,6 +121,7 @@ void AddModel(Page& page, const TraceInfo& info) {
                     layer.head_dim_k, layer.head_dim_v != layer.head_dim_k ? StrCat(" and ", layer.head_dim_v) : ""));
   }
   page.Add("model", StrCat("sha256 ", Escape(model.file_sha256)));
+  AddAttention(page, info);
   page.Add("run", StrCat(Escape(info.run_id), ", ", Escape(info.created_utc), ", ", Escape(info.generator)));
   page.Add("run", StrCat(Escape(model.backend), " (", Escape(model.device), "), ", Escape(model.engine_flags)));
   std::vector<int> layers;
@@ -211,6 +238,10 @@ std::string SummaryJson(const std::string& path, const TraceReader& trace) {
     out["layers"].push_back({{"layer", layer.layer},
                              {"kind", layer.kind},
                              {"window", layer.window},
+                             {"scale", layer.scale},
+                             {"softcap", layer.softcap},
+                             {"sink", layer.sink},
+                             {"rope_set", Utf8(layer.rope_set)},
                              {"heads", layer.heads},
                              {"kv_heads", layer.kv_heads},
                              {"head_dim_k", layer.head_dim_k},

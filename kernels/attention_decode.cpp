@@ -45,25 +45,28 @@ void cpu::AttendDecode(const DecodeAttention& p) {
   CheckShapes(p);
   const int64_t group = p.q.shape[0] / p.k.shape[0], num_tokens = p.num_tokens ? *p.num_tokens : p.k.shape[1];
   KVSCOPE_CHECK_LE(num_tokens, p.k.shape[1]);
+  const int64_t first_seen = p.rule.FirstSeen(static_cast<int>(num_tokens) - 1);
   for (int64_t head = 0; head < p.q.shape[0]; ++head) {
     const std::byte* q = RowOf(p.q, head, 0);
-    std::vector<double> weights(num_tokens);
+    std::vector<double> weights(num_tokens, -INFINITY);
     double max = -INFINITY, sum = 0;
-    for (int64_t token = 0; token < num_tokens; ++token) {
+    for (int64_t token = first_seen; token < num_tokens; ++token) {
       const std::byte* k = RowOf(p.k, head / group, token);
       double score = 0;
       for (int64_t dim = 0; dim < p.k.shape[2]; ++dim)
         score += ElementOf(q, p.q.dtype, dim) * ElementOf(k, p.k.dtype, dim);
-      weights[token] = score * p.scale;
+      weights[token] = p.rule.Score(score);
       max = std::max(max, weights[token]);
     }
     for (double& weight : weights) sum += weight = std::exp(weight - max);
+    for (double& weight : weights) weight /= sum;
     std::vector<double> out(p.v.shape[2], 0.0);
-    for (int64_t token = 0; token < num_tokens; ++token) {
+    for (int64_t token = first_seen; token < num_tokens; ++token) {
       const std::byte* v = RowOf(p.v, head / group, token);
-      const double weight = weights[token] / sum;
-      for (size_t dim = 0; dim < out.size(); ++dim) out[dim] += weight * ElementOf(v, p.v.dtype, dim);
-      if (p.weights.data) Put(p.weights, head * p.weights.strides[0] + token, static_cast<float>(weight));
+      for (size_t dim = 0; dim < out.size(); ++dim) out[dim] += weights[token] * ElementOf(v, p.v.dtype, dim);
+    }
+    for (int64_t token = 0; p.weights.data && token < num_tokens; ++token) {
+      Put(p.weights, head * p.weights.strides[0] + token, static_cast<float>(weights[token]));
     }
     std::copy(out.begin(), out.end(), p.out.floats() + head * p.out.strides[0]);
     p.lse.floats()[head] = static_cast<float>(max + std::log(sum));
@@ -78,11 +81,15 @@ void WriteWeights(const DecodeAttention& p, int64_t kv_head, int group) {
   std::vector<float> panels(PanelFloats(kTileTokens, head_dim) + 16), scores(static_cast<size_t>(group) * kTileTokens);
   // 64-byte aligned, as PackKeyPanels wants it.
   auto* aligned = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(panels.data()) + 63) / 64 * 64);
-  for (int begin = 0; begin < num_tokens; begin += kTileTokens) {
+  const int first_seen = p.rule.FirstSeen(num_tokens - 1);
+  for (int member = 0; member < group; ++member) {
+    std::fill_n(p.weights.floats() + (kv_head * group + member) * p.weights.strides[0], first_seen, 0.0f);
+  }
+  for (int begin = first_seen; begin < num_tokens; begin += kTileTokens) {
     const int count = std::min(kTileTokens, num_tokens - begin);
     PackKeyPanels(RowOf(p.k, kv_head, begin), p.k.dtype, count, head_dim, aligned);
-    ScoreTile(p.q.floats() + kv_head * group * p.q.strides[0], p.q.strides[0], group, aligned, count, head_dim,
-              {.scale = p.scale}, scores.data(), kTileTokens);
+    ScoreTile(p.q.floats() + kv_head * group * p.q.strides[0], p.q.strides[0], group, aligned, count, head_dim, p.rule,
+              scores.data(), kTileTokens);
     for (int member = 0; member < group; ++member) {
       const int64_t head = kv_head * group + member;
       float* target = p.weights.floats() + head * p.weights.strides[0] + begin;
@@ -105,7 +112,7 @@ void cpu_fast::AttendDecode(const DecodeAttention& p) {
     CausalAttention tile;
     tile.q = p.q.floats() + head * p.q.strides[0], tile.q_head_stride = tile.q_row_stride = p.q.strides[0];
     tile.k = RowOf(p.k, kv_head, 0), tile.v = RowOf(p.v, kv_head, 0), tile.dtype = p.k.dtype;
-    tile.group = group, tile.num_queries = 1, tile.first_query = num_tokens - 1, tile.rule = {.scale = p.scale};
+    tile.group = group, tile.num_queries = 1, tile.first_query = num_tokens - 1, tile.rule = p.rule;
     tile.head_dim_k = static_cast<int>(p.k.shape[2]), tile.head_dim_v = static_cast<int>(p.v.shape[2]);
     tile.out = p.out.floats() + head * p.out.strides[0], tile.out_head_stride = tile.out_row_stride = p.out.strides[0];
     tile.lse = p.lse.floats() + head, tile.lse_head_stride = 1;

@@ -26,7 +26,7 @@ static_assert(kDecodeTileTokens == 64, "a warp handles two tokens per lane");
 static_assert(kDecodeMaxSplits <= kThreads, "the merge gives every split a thread");
 
 struct Arguments {
-  DecodePlan plan;        // of all tokens that there may be
+  DecodePlan plan;        // as if all tokens were there that there may be
   const int* num_tokens;  // null: all are there
   const void* q;
   const void* k;
@@ -37,7 +37,8 @@ struct Arguments {
   float* scores;  // where they wait for the lse: f32 weights themselves, or workspace
   int64_t q_stride, k_head_stride, k_token_stride, v_head_stride, v_token_stride, out_stride, weights_stride,
       scores_stride;
-  float scale;
+  float scale, softcap, inverse_softcap;  // softcap 0: none
+  int window;                             // 0: none
   float* workspace;
   bool has_half_q;
 };
@@ -45,7 +46,7 @@ struct Arguments {
 // Of the tokens that are there.
 __device__ DecodePlan PlanNow(const Arguments& a) {
   if (!a.num_tokens) return a.plan;
-  return PlanDecode(a.plan.num_heads, a.plan.num_kv_heads, *a.num_tokens, a.plan.head_dim_k, a.plan.head_dim_v);
+  return PlanWindow(a.plan, *a.num_tokens, a.window);
 }
 
 __device__ void LoadVector(const __half* source, float (&target)[kVector]) {
@@ -76,7 +77,7 @@ struct SharedLayout {
   static size_t Bytes(int head_dim_k) { return sizeof(float) * (kQuery + kHeads * static_cast<size_t>(head_dim_k)); }
 };
 
-// scores [kHeads, tile] of tokens [begin, begin + count) of a KV head; -infinity behind them.
+// scores [kHeads, tile] of tokens [begin, begin + count) of a KV head, not capped yet; -infinity behind them.
 template <typename Scalar, int kHeads>
 __device__ void ScoreTokens(const Arguments& a, const Scalar* k, int begin, int count, const float* q, float* scores) {
   const int head_dim = a.plan.head_dim_k;
@@ -105,6 +106,13 @@ __device__ void ScoreTokens(const Arguments& a, const Scalar* k, int begin, int 
       }
       if (lane == 0) scores[member * kDecodeTileTokens + slot] = slot < count ? dot[member] * a.scale : -INFINITY;
     }
+  }
+}
+
+// Soft-caps one head's scores of the `count` tokens of a tile; a warp's work. A lane's slots stay its own afterwards.
+__device__ void CapScores(const Arguments& a, int count, float* scores) {
+  for (int slot = static_cast<int>(threadIdx.x) % 32; slot < count; slot += 32) {
+    scores[slot] = a.softcap * tanhf(scores[slot] * a.inverse_softcap);
   }
 }
 
@@ -159,6 +167,7 @@ __global__ void __launch_bounds__(kThreads) DecodeSplitKernel(Arguments a) {
 
     for (int member = thread / 32; member < kHeads; member += kWarps) {
       float* row = scores + member * kDecodeTileTokens;
+      if (a.softcap > 0) CapScores(a, count, row);
       if (a.weights && member < num_members) {  // NormaliseWeightsKernel goes over them
         for (int slot = thread % 32; slot < count; slot += 32) {
           a.scores[(first_head + member) * a.scores_stride + begin + slot] = row[slot];
@@ -241,13 +250,15 @@ __device__ void Put(__half* weight, float value) {
   *weight = __float2half_rn(value);
 }
 
-// From scores to weights; runs after the merge.
+// From scores to weights, 0 for the tokens that were not seen; runs after the merge.
 template <typename Weight>
 __global__ void __launch_bounds__(kThreads) NormaliseWeightsKernel(Arguments a) {
   const int token = static_cast<int>(blockIdx.x * kThreads + threadIdx.x), head = static_cast<int>(blockIdx.y);
-  if (token >= (a.num_tokens ? *a.num_tokens : a.plan.num_tokens)) return;
-  const float score = a.scores[head * a.scores_stride + token];
-  Put(static_cast<Weight*>(a.weights) + head * a.weights_stride + token, RescaleFactor(score, a.lse[head]));
+  const DecodePlan plan = PlanNow(a);
+  if (token >= EndToken(plan)) return;
+  const bool is_seen = token >= plan.first_token;
+  const float weight = is_seen ? RescaleFactor(a.scores[head * a.scores_stride + token], a.lse[head]) : 0.0f;
+  Put(static_cast<Weight*>(a.weights) + head * a.weights_stride + token, weight);
 }
 
 template <typename Scalar, int kHeads>
@@ -270,8 +281,10 @@ void LaunchSplitsOf(const Arguments& a, void* stream) {
 
 DecodePlan PlanOf(const DecodeAttention& p) {
   KVSCOPE_CHECK_LE(p.k.shape[1], INT32_MAX / 2);
-  return PlanDecode(static_cast<int>(p.q.shape[0]), static_cast<int>(p.k.shape[0]), static_cast<int>(p.k.shape[1]),
-                    static_cast<int>(p.k.shape[2]), static_cast<int>(p.v.shape[2]));
+  DecodePlan shapes;
+  shapes.num_heads = static_cast<int>(p.q.shape[0]), shapes.num_kv_heads = static_cast<int>(p.k.shape[0]);
+  shapes.head_dim_k = static_cast<int>(p.k.shape[2]), shapes.head_dim_v = static_cast<int>(p.v.shape[2]);
+  return PlanWindow(shapes, static_cast<int>(p.k.shape[1]), p.rule.window);
 }
 
 // Of the parts of all splits that there may be; scores come behind them.
@@ -310,7 +323,7 @@ void AttendDecode(const DecodeAttention& p, const Workspace& workspace) {
   KVSCOPE_CHECK_EQ(p.out.shape[1], p.v.shape[2]);
   KVSCOPE_CHECK_LE(DecodeWorkspaceBytes(p), workspace.bytes);
   float* const floats = static_cast<float*>(workspace.data);
-  const bool has_half_weights = p.weights.dtype == DType::kF16;
+  const bool has_half_weights = p.weights.dtype == DType::kF16, is_capped = p.rule.softcap > 0;
   const Arguments a{.plan = PlanOf(p),
                     .num_tokens = p.num_tokens,
                     .q = p.q.data,
@@ -328,14 +341,17 @@ void AttendDecode(const DecodeAttention& p, const Workspace& workspace) {
                     .out_stride = p.out.strides[0],
                     .weights_stride = p.weights.strides[0],
                     .scores_stride = has_half_weights ? p.k.shape[1] : p.weights.strides[0],
-                    .scale = p.scale,
+                    .scale = p.rule.scale,
+                    .softcap = is_capped ? p.rule.softcap : 0,
+                    .inverse_softcap = is_capped ? 1 / p.rule.softcap : 0,
+                    .window = p.rule.window,
                     .workspace = floats,
                     .has_half_q = p.q.dtype == DType::kF16};
   void* const stream = workspace.stream;
   p.k.dtype == DType::kF16 ? LaunchSplitsOf<__half>(a, stream) : LaunchSplitsOf<float>(a, stream);
   Launch("DecodeMergeKernel", DecodeMergeKernel, dim3(a.plan.num_heads), kThreads, 0, stream, a);
   if (a.weights && a.plan.num_tokens > 0) {
-    const dim3 grid(CeilDivide(a.plan.num_tokens, kThreads), a.plan.num_heads);
+    const dim3 grid(CeilDivide(EndToken(a.plan), kThreads), a.plan.num_heads);
     const auto kernel = has_half_weights ? NormaliseWeightsKernel<__half> : NormaliseWeightsKernel<float>;
     Launch("NormaliseWeightsKernel", kernel, grid, kThreads, 0, stream, a);
   }

@@ -3,10 +3,11 @@
 // attended to apart and merged: out = sum of exp(lse_part - lse) * out_part. The CUDA twin splits the context the same
 // way (flash-decoding, Dao et al. 2023, https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
 //
-// Query head h reads KV head h / (heads / kv_heads). No tokens at all give out 0 and lse -infinity. Where a policy kept
-// a different number of tokens in every KV head, call once per KV head.
+// Query head h reads KV head h / (heads / kv_heads); the query is the newest token. No tokens at all give out 0 and lse
+// -infinity. Where a policy kept a different number of tokens in every KV head, call once per KV head.
 #pragma once
 
+#include "kernels/attention_rule.h"
 #include "kernels/tensor.h"
 
 namespace kvscope {
@@ -15,10 +16,12 @@ struct DecodeAttention {
   TensorView q;        // [heads, head_dim] f32, or f16 but for cpu_fast
   TensorView k;        // [kv_heads, tokens, head_dim] f32 or f16; any head stride, token stride >= head_dim
   TensorView v;        // [kv_heads, tokens, head_dim_v], dtype of k
-  float scale = 1;     // score = scale * q·k
+  AttentionRule rule;  // tokens outside its window are not read
   TensorView out;      // [heads, head_dim_v] f32, written
   TensorView lse;      // [heads] f32, written
-  TensorView weights;  // [heads, tokens] f32, or f16 but for cpu_fast; written: exp(score - lse); null data: not wanted
+  // [heads, tokens] f32, or f16 but for cpu_fast; written: exp(score - lse), 0 outside the window; null data: not
+  // wanted
+  TensorView weights;
   // Not for cpu_fast. Beside k: so many of k's tokens are there, and k's shape says how many it may be; null: all. A
   // CUDA graph that holds the call sees the number change.
   const int* num_tokens = nullptr;

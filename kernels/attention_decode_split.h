@@ -16,9 +16,10 @@ inline constexpr int kDecodeTileTokens = 64;    // tokens whose weights a block 
 inline constexpr int kDecodeSplitTokens = 128;  // the shortest split: 2k tokens and 3 KV heads give 48 blocks
 inline constexpr int kDecodeMaxSplits = 128;    // longer contexts get longer splits
 
+// Of the tokens that are seen: num_tokens from first_token on.
 struct DecodePlan {
   int num_heads = 0, num_kv_heads = 0, num_tokens = 0, head_dim_k = 0, head_dim_v = 0;
-  int split_tokens = 0, num_splits = 0;
+  int split_tokens = 0, num_splits = 0, first_token = 0;
 };
 
 // At least one split, which is empty when there are no tokens; otherwise none is.
@@ -27,7 +28,15 @@ KVSCOPE_HOST_DEVICE constexpr DecodePlan PlanDecode(int num_heads, int num_kv_he
   const int needed = CeilDivide(CeilDivide(num_tokens, kDecodeMaxSplits), kDecodeTileTokens) * kDecodeTileTokens;
   const int split_tokens = needed > kDecodeSplitTokens ? needed : kDecodeSplitTokens;
   const int num_splits = num_tokens == 0 ? 1 : CeilDivide(num_tokens, split_tokens);
-  return {num_heads, num_kv_heads, num_tokens, head_dim_k, head_dim_v, split_tokens, num_splits};
+  return {num_heads, num_kv_heads, num_tokens, head_dim_k, head_dim_v, split_tokens, num_splits, 0};
+}
+
+// The same for a row that is the newest of num_tokens tokens and sees `window` of them (0: all); shapes: as another's.
+KVSCOPE_HOST_DEVICE constexpr DecodePlan PlanWindow(const DecodePlan& shapes, int num_tokens, int window) {
+  const int seen = window > 0 && window < num_tokens ? window : num_tokens;
+  DecodePlan plan = PlanDecode(shapes.num_heads, shapes.num_kv_heads, seen, shapes.head_dim_k, shapes.head_dim_v);
+  plan.first_token = num_tokens - seen;
+  return plan;
 }
 
 // The most splits that num_tokens tokens or fewer are cut into: longer splits may make fewer of more tokens.
@@ -36,12 +45,15 @@ constexpr int MaxSplits(int num_tokens) {
   return shortest < 1 ? 1 : shortest < kDecodeMaxSplits ? shortest : kDecodeMaxSplits;
 }
 
+KVSCOPE_HOST_DEVICE inline int EndToken(const DecodePlan& plan) {
+  return plan.first_token + plan.num_tokens;
+}
 KVSCOPE_HOST_DEVICE inline int SplitBegin(const DecodePlan& plan, int split) {
-  return split * plan.split_tokens;
+  return plan.first_token + split * plan.split_tokens;
 }
 KVSCOPE_HOST_DEVICE inline int SplitEnd(const DecodePlan& plan, int split) {
-  const int left = plan.num_tokens - SplitBegin(plan, split);
-  return SplitBegin(plan, split) + (left < plan.split_tokens ? left : plan.split_tokens);
+  const int begin = SplitBegin(plan, split), left = EndToken(plan) - begin;
+  return begin + (left < plan.split_tokens ? left : plan.split_tokens);
 }
 
 // Workspace, in floats: outputs [heads, splits, head_dim_v] relative to their split's maximum, then maxima

@@ -19,18 +19,19 @@ void cpu::AttendPrefill(const PrefillAttention& p) {
   for (int64_t head = 0; head < heads; ++head) {
     for (int64_t query = 0; query < queries; ++query) {
       std::vector<double> scores, out(dim_v, 0.0);
-      for (int64_t token = 0; token <= p.first_query + query; ++token) {
+      const int newest = p.first_query + static_cast<int>(query), first_seen = p.rule.FirstSeen(newest);
+      for (int64_t token = first_seen; token <= newest; ++token) {
         double score = 0;
         for (int64_t i = 0; i < dim_k; ++i) {
           score += double{FloatFromHalf(row(p.q, head, query)[i])} * FloatFromHalf(row(p.k, head / group, token)[i]);
         }
-        scores.push_back(score * p.scale);
+        scores.push_back(p.rule.Score(score));
       }
       const double highest = *std::max_element(scores.begin(), scores.end());
       double sum = 0;
-      for (size_t token = 0; token < scores.size(); ++token) {
-        const double weight = std::exp(scores[token] - highest);
-        const Half* const value = row(p.v, head / group, static_cast<int64_t>(token));
+      for (int64_t token = first_seen; token <= newest; ++token) {
+        const double weight = std::exp(scores[token - first_seen] - highest);
+        const Half* const value = row(p.v, head / group, token);
         for (int64_t i = 0; i < dim_v; ++i) out[i] += weight * FloatFromHalf(value[i]);
         sum += weight;
       }

@@ -91,28 +91,30 @@ __device__ void AddValues(const float (&weight)[T::kRowTiles][T::kTokens / 8][4]
   }
 }
 
-template <typename Element, typename T>
+template <typename Element, typename T, bool kIsPlain>
 __global__ void __launch_bounds__(T::kThreads, 2) PrefillKernel(Arguments a) {
   KVSCOPE_DYNAMIC_SHARED(uint4, shared);
   const int warp_row = static_cast<int>(threadIdx.x) / 32 * T::kWarpRows;  // the warp's first in the block
   const int kv_head = static_cast<int>(blockIdx.z), head = kv_head * a.group + static_cast<int>(blockIdx.y);
   const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * T::kRows;
   const __half *k = a.k + kv_head * a.k_head_stride, *v = a.v + kv_head * a.v_head_stride;
-  const int end = min(a.first_query + min(first_row + T::kRows, a.queries), a.tokens);  // tokens that any row sees
+  // Tokens that any row sees lie in [begin, end).
+  const int begin = FirstTile<kIsPlain, T::kTokens>(a, first_row) * T::kTokens;
+  const int end = min(a.first_query + min(first_row + T::kRows, a.queries), a.tokens);
   uint4 *const queries = shared, *const ring = shared + T::kRows * T::kChunks;
   const auto slot = [&](int tile) { return ring + tile % T::kSlots * T::kSlotChunks; };  // K is tile 0, V tile 1
 
   Copy<T, T::kRows>(a.q + head * a.q_head_stride, a.q_row_stride, first_row, a.queries, a.dim_k, queries);
-  Copy<T, T::kTokens>(k, a.k_row_stride, 0, a.tokens, a.dim_k, slot(0));
+  Copy<T, T::kTokens>(k, a.k_row_stride, begin, a.tokens, a.dim_k, slot(0));
   CommitCopies();
-  Copy<T, T::kTokens>(v, a.v_row_stride, 0, a.tokens, a.dim_v, slot(1));
+  Copy<T, T::kTokens>(v, a.v_row_stride, begin, a.tokens, a.dim_v, slot(1));
   CommitCopies();
 
   float out[T::kRowTiles][T::kDim / 8][4] = {};
-  float highest[T::kRowTiles][2], sum[T::kRowTiles][2] = {};  // of scores before `scale`; sum: of this lane's columns
+  float highest[T::kRowTiles][2], sum[T::kRowTiles][2] = {};  // of scores before a.scale; sum: of this lane's columns
 #pragma unroll
   for (int m = 0; m < T::kRowTiles; ++m) highest[m][0] = highest[m][1] = -INFINITY;
-  for (int first = 0, keys = 0; first < end; first += T::kTokens, keys = (keys + 2) % T::kSlots) {
+  for (int first = begin, keys = 0; first < end; first += T::kTokens, keys = (keys + 2) % T::kSlots) {
     const int next = first + T::kTokens;
     WaitCopies<1>();
     __syncthreads();  // these keys are there, and the values before them were read
@@ -121,10 +123,9 @@ __global__ void __launch_bounds__(T::kThreads, 2) PrefillKernel(Arguments a) {
     float score[T::kRowTiles][T::kTokens / 8][4] = {};
     Scores<T>(queries, slot(keys), warp_row, score);
 
-    const int last_seen = a.first_query + first_row + warp_row - first;  // by the warp's first row, in this tile
-    if (last_seen < T::kTokens - 1) HideUnseen(last_seen, score);
+    ApplyRule<kIsPlain>(a, a.first_query + first_row + warp_row - first, score);
     float rescale[T::kRowTiles][2];
-    WeightsFromScores(a.to_log2, score, highest, sum, rescale);
+    WeightsFromScores<kIsPlain>(a.to_log2, score, highest, sum, rescale);
     Rescale(rescale, out);
 
     WaitCopies<1>();
@@ -137,16 +138,22 @@ __global__ void __launch_bounds__(T::kThreads, 2) PrefillKernel(Arguments a) {
   Store<Element>(a, head, first_row + warp_row, out, highest, sum);
 }
 
+bool IsPlain(const Arguments& a) {
+  return a.window == 0 && a.to_tanh == 0;
+}
+
 template <typename Element, typename T>
 void LaunchWgmma(const Arguments& a, int heads, void* stream) {
   const dim3 grid((a.queries + T::kRows - 1) / T::kRows, a.group, heads / a.group);
-  Launch("WgmmaPrefillKernel", WgmmaPrefillKernel<Element, T>, grid, T::kThreads, T::kSharedBytes, stream, a);
+  const auto kernel = IsPlain(a) ? WgmmaPrefillKernel<Element, T, true> : WgmmaPrefillKernel<Element, T, false>;
+  Launch("WgmmaPrefillKernel", kernel, grid, T::kThreads, T::kSharedBytes, stream, a);
 }
 
 template <typename Element, typename T>
 void LaunchFor(const Arguments& a, int heads, void* stream) {
   const dim3 grid((a.queries + T::kRows - 1) / T::kRows, a.group, heads / a.group);
-  Launch("PrefillKernel", PrefillKernel<Element, T>, grid, T::kThreads, T::kSharedBytes, stream, a);
+  const auto kernel = IsPlain(a) ? PrefillKernel<Element, T, true> : PrefillKernel<Element, T, false>;
+  Launch("PrefillKernel", kernel, grid, T::kThreads, T::kSharedBytes, stream, a);
 }
 
 template <typename Element>
@@ -188,7 +195,7 @@ void AttendPrefill(const PrefillAttention& p, const Workspace& workspace) {
   KVSCOPE_CHECK_EQ(p.out.strides[0] % 2, 0);
   KVSCOPE_CHECK_EQ(p.out.strides[1] % 2, 0);
   KVSCOPE_CHECK_EQ(reinterpret_cast<uintptr_t>(p.out.data) % 8, 0u);
-  KVSCOPE_CHECK(p.scale > 0);  // the highest score is looked for before it is scaled
+  KVSCOPE_CHECK(p.rule.scale > 0);  // the highest score is looked for before it is scaled
   KVSCOPE_CHECK_LE(p.first_query + p.q.shape[1], p.k.shape[1]);
   KVSCOPE_CHECK_LE(p.k.shape[1], INT32_MAX - 256);
   if (p.q.shape[1] == 0) return;
@@ -197,6 +204,9 @@ void AttendPrefill(const PrefillAttention& p, const Workspace& workspace) {
     if (!HasWgmma())
       throw Error("attention_prefill: wgmma needs a device of compute capability 9.0 and an sm_90a build");
   }
+  const int newest = p.first_query + static_cast<int>(p.q.shape[1]) - 1;
+  const bool is_windowed = p.rule.FirstSeen(newest) > 0, is_capped = p.rule.softcap > 0;
+  const float scale = is_capped ? p.rule.softcap : p.rule.scale;
   const Arguments a{.q = static_cast<const __half*>(p.q.data),
                     .k = static_cast<const __half*>(p.k.data),
                     .v = static_cast<const __half*>(p.v.data),
@@ -217,8 +227,10 @@ void AttendPrefill(const PrefillAttention& p, const Workspace& workspace) {
                     .tokens = static_cast<int>(p.k.shape[1]),
                     .dim_k = static_cast<int>(p.q.shape[2]),
                     .dim_v = static_cast<int>(p.v.shape[2]),
-                    .scale = p.scale,
-                    .to_log2 = p.scale * kLog2E};
+                    .window = is_windowed ? p.rule.window : 0,
+                    .to_tanh = is_capped ? p.rule.scale / p.rule.softcap : 0,
+                    .scale = scale,
+                    .to_log2 = scale * kLog2E};
   const int heads = static_cast<int>(p.q.shape[0]);
   p.out.dtype == DType::kF16 ? LaunchOf<__half>(a, heads, p.path, workspace.stream)
                              : LaunchOf<float>(a, heads, p.path, workspace.stream);

@@ -23,7 +23,9 @@ struct Arguments {
   int64_t q_head_stride, q_row_stride, k_head_stride, k_row_stride, v_head_stride, v_row_stride;
   int64_t out_head_stride, out_row_stride, lse_head_stride;
   int group, queries, first_query, tokens, dim_k, dim_v;
-  float scale, to_log2;  // to_log2: scale log2(e)
+  int window;            // 0: none
+  float to_tanh;         // 0: scores are not soft-capped; else scale / softcap
+  float scale, to_log2;  // of q·k, or of its tanh: then scale is the softcap. to_log2: scale log2(e)
 };
 
 __device__ uint32_t Pack(float low, float high) {
@@ -75,7 +77,7 @@ __device__ float RowSum(float value) {
 
 // The lanes' part of scores whose row r of a warp sees columns up to last_seen + r.
 template <int kRowTiles, int kTiles>
-__device__ void HideUnseen(int last_seen, float (&score)[kRowTiles][kTiles][4]) {
+__device__ void HideLater(int last_seen, float (&score)[kRowTiles][kTiles][4]) {
   const int lane = static_cast<int>(threadIdx.x) % 32, seen = last_seen + lane / 4 - lane % 4 * 2;
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
@@ -89,23 +91,72 @@ __device__ void HideUnseen(int last_seen, float (&score)[kRowTiles][kTiles][4]) 
   }
 }
 
-// A step of the online softmax: scores become weights under the highest score so far. rescale: by what goes down what
-// was summed under the highest before; `sum` (of this lane's columns) has been, outputs have not.
+// The same where row r sees columns from first_seen + r on.
 template <int kRowTiles, int kTiles>
+__device__ void HideEarlier(int first_seen, float (&score)[kRowTiles][kTiles][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, seen = first_seen + lane / 4 - lane % 4 * 2;
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (tile * 8 + i % 2 - m * 16 - i / 2 * 8 < seen) score[m][tile][i] = -INFINITY;
+      }
+    }
+  }
+}
+
+template <int kRowTiles, int kTiles>
+__device__ void CapScores(float to_tanh, float (&score)[kRowTiles][kTiles][4]) {
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) score[m][tile][i] = tanhf(score[m][tile][i] * to_tanh);
+    }
+  }
+}
+
+// What the rule makes of the products of a warp whose first row sees the tile's columns up to last_seen, before they
+// become weights. kIsPlain: no window, no soft-cap.
+template <bool kIsPlain, int kRowTiles, int kTiles>
+__device__ void ApplyRule(const Arguments& a, int last_seen, float (&score)[kRowTiles][kTiles][4]) {
+  if constexpr (!kIsPlain) {
+    if (a.to_tanh > 0) CapScores(a.to_tanh, score);
+    const int first_seen = last_seen - a.window + 1;
+    if (a.window > 0 && first_seen + kRowTiles * 16 > 1) HideEarlier(first_seen, score);
+  }
+  if (last_seen < kTiles * 8 - 1) HideLater(last_seen, score);
+}
+
+// The tile in which the first token is that any row from `first_row` on sees.
+template <bool kIsPlain, int kTokens>
+__device__ int FirstTile(const Arguments& a, int first_row) {
+  if (kIsPlain || a.window == 0) return 0;
+  return max(0, a.first_query + first_row - a.window + 1) / kTokens;
+}
+
+// A step of the online softmax: scores become weights under the highest score so far. rescale: by what goes down what
+// was summed under the highest before; `sum` (of this lane's columns) has been, outputs have not. Without a window
+// every row sees token 0, in its first tile, so that no maximum stays infinite; with one a row may see nothing of some
+// tiles.
+template <bool kIsPlain, int kRowTiles, int kTiles>
 __device__ void WeightsFromScores(float to_log2, float (&score)[kRowTiles][kTiles][4], float (&highest)[kRowTiles][2],
                                   float (&sum)[kRowTiles][2], float (&rescale)[kRowTiles][2]) {
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {  // token 0 is in the first tile, so that no maximum stays infinite
+    for (int half = 0; half < 2; ++half) {
       float now = highest[m][half];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         now = fmaxf(now, fmaxf(score[m][tile][2 * half], score[m][tile][2 * half + 1]));
       }
       now = RowMax(now);
-      const float shift = -now * to_log2;
-      rescale[m][half] = Exp2((highest[m][half] - now) * to_log2);
+      const float base = kIsPlain || now > -INFINITY ? now : 0.0f, shift = -base * to_log2;
+      rescale[m][half] = Exp2((highest[m][half] - base) * to_log2);
       highest[m][half] = now;
       float tile_sum = 0;
 #pragma unroll

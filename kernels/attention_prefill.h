@@ -4,6 +4,7 @@
 // https://arxiv.org/abs/2307.08691). On the CPU capture uses attention_tile.h, whose bits replay shares.
 #pragma once
 
+#include "kernels/attention_rule.h"
 #include "kernels/tensor.h"
 
 namespace kvscope {
@@ -13,14 +14,15 @@ namespace kvscope {
 // must be asked for; cuda::HasPath says where that is possible. The CPU has one way.
 enum class PrefillPath { kMma, kWgmma };
 
-// Query head h reads KV head h / (heads / kv_heads); query i is token first_query + i and sees tokens up to itself.
+// Query head h reads KV head h / (heads / kv_heads); query i is token first_query + i and sees tokens up to itself, of
+// which those in the rule's window.
 struct PrefillAttention {
   TensorView q;     // [heads, queries, head_dim] f16, as recorded; rows contiguous
   TensorView k, v;  // [kv_heads, tokens, head_dim or head_dim_v] f16; tokens >= first_query + queries
   int first_query = 0;
-  float scale = 1;  // score = scale * q·k
-  TensorView out;   // [heads, queries, head_dim_v] f16 or f32, any strides of heads and queries; written
-  TensorView lse;   // [heads, queries] f32; written
+  AttentionRule rule;
+  TensorView out;  // [heads, queries, head_dim_v] f16 or f32, any strides of heads and queries; written
+  TensorView lse;  // [heads, queries] f32; written
   PrefillPath path = PrefillPath::kMma;
 };
 
@@ -29,7 +31,7 @@ void AttendPrefill(const PrefillAttention& problem);  // double accumulation: th
 }
 namespace cuda {
 // head_dim and head_dim_v multiples of 16, at most 256 (computed as 64, 128 or 256, whichever holds both); rows 16-byte
-// aligned; scale > 0. Weights are rounded to f16 before they meet the values (2^-11 of each), their sum is not.
+// aligned; rule.scale > 0. Weights are rounded to f16 before they meet the values (2^-11 of each), their sum is not.
 void AttendPrefill(const PrefillAttention& problem, const Workspace& workspace);
 bool HasPath(PrefillPath path);  // on the current device, in this build
 }  // namespace cuda

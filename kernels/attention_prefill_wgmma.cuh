@@ -70,7 +70,7 @@ __device__ void StartValues(uint32_t (&weights)[T::kTokens / 16][4], uint32_t va
   CommitMmas();
 }
 
-template <typename Element, typename T>
+template <typename Element, typename T, bool kIsPlain>
 __global__ void __launch_bounds__(T::kThreads, 1) WgmmaPrefillKernel(Arguments a) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   KVSCOPE_DYNAMIC_SHARED(uint4, shared);
@@ -79,7 +79,9 @@ __global__ void __launch_bounds__(T::kThreads, 1) WgmmaPrefillKernel(Arguments a
   const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * T::kRows;
   const int warp_row = first_row + static_cast<int>(threadIdx.x) / 32 * 16;
   const __half *k = a.k + kv_head * a.k_head_stride, *v = a.v + kv_head * a.v_head_stride;
-  const int end = min(a.first_query + min(first_row + T::kRows, a.queries), a.tokens);  // tokens that any row sees
+  // Tokens that any row sees lie from first_tile on, before `end`.
+  const int first_tile = FirstTile<kIsPlain, T::kTokens>(a, first_row);
+  const int end = min(a.first_query + min(first_row + T::kRows, a.queries), a.tokens);
   const auto copy_keys = [&](int tile) {
     if (tile * T::kTokens >= end) return;
     CopyRows<T::kThreads, T::kDim, 8, T::kTokens>(k, a.k_row_stride, tile * T::kTokens, a.tokens, a.dim_k,
@@ -97,16 +99,15 @@ __global__ void __launch_bounds__(T::kThreads, 1) WgmmaPrefillKernel(Arguments a
     __syncthreads();
   };
 
-  copy_keys(0);
+  copy_keys(first_tile);
   CommitCopies();
   uint32_t queries[T::kDim / 16][4], weights[T::kTokens / 16][4];
   LoadQueries<T>(a, head, warp_row, queries);
   float out[1][T::kDim / 8][4] = {}, score[1][T::kTokens / 8][4] = {};
   float highest[1][2] = {{-INFINITY, -INFINITY}}, sum[1][2] = {}, rescale[1][2];
   const auto weigh = [&](int tile) {
-    const int last_seen = a.first_query + warp_row - tile * T::kTokens;  // by the warp's first row, in this tile
-    if (last_seen < T::kTokens - 1) HideUnseen(last_seen, score);
-    WeightsFromScores(a.to_log2, score, highest, sum, rescale);
+    ApplyRule<kIsPlain>(a, a.first_query + warp_row - tile * T::kTokens, score);
+    WeightsFromScores<kIsPlain>(a.to_log2, score, highest, sum, rescale);
   };
   const auto pack = [&] {
 #pragma unroll
@@ -116,15 +117,15 @@ __global__ void __launch_bounds__(T::kThreads, 1) WgmmaPrefillKernel(Arguments a
   };
 
   meet();
-  copy_keys(1);
-  copy_values(0);
+  copy_keys(first_tile + 1);
+  copy_values(first_tile);
   CommitCopies();
-  StartScores<T>(queries, keys_at(0), score);
+  StartScores<T>(queries, keys_at(first_tile), score);
   WaitMmas<0>();
   Settle<T::kTokens / 8>(score[0]);
-  weigh(0);
+  weigh(first_tile);
   pack();
-  int tile = 1;
+  int tile = first_tile + 1;
   for (; tile * T::kTokens < end; ++tile) {
     meet();
     copy_keys(tile + 1);

@@ -2,8 +2,10 @@
 // A block takes 64 tokens of one query head and keeps their keys in shared memory; its warps share the rows of q, 16 at
 // a time. Scores come off the tensor cores, weights from the stored lse, and each lane adds what falls into its
 // columns; lanes and warps meet once at the end, so that the order of additions depends on shapes only. Nothing but q,
-// k, lse and the sums is read or written. Rows that no statistic counts are skipped whole.
+// k, lse and the sums is read or written. Rows that no statistic counts, or that see none of the tokens, are skipped
+// whole.
 #include <algorithm>
+#include <climits>
 #include <cmath>
 
 #include "core/error.h"
@@ -29,6 +31,7 @@ constexpr float kLog2E = 1.44269504f;
 struct Statistic {
   Kind kind = Kind::kSum;
   int row_begin = 0, row_end = 0, min_distance = 0;
+  unsigned reach = INT_MAX;              // a row counts so many tokens, back from the one min_distance before its own
   float log2_alpha = 0, log2_decay = 0;  // kGeometric: the weight of a row is 2^(log2_alpha + age log2_decay)
 };
 
@@ -39,7 +42,10 @@ struct Arguments {
   float* out;  // [statistics, group, columns]
   int group, num_rows, num_tokens, columns, pairs;
   int row_begin, row_end;  // that any statistic counts
-  float scale;
+  int window;              // INT_MAX: none
+  bool is_capped;
+  float to_tanh;  // of soft-capped scores only: scale / softcap
+  float to_log2;  // from a score's tanh or, not capped, from q·k
   Statistic stats[kMaxStats];
 };
 
@@ -63,6 +69,14 @@ __device__ void ScoreRows(const Arguments& a, const uint32_t* keys, const uint32
   }
 }
 
+__device__ void CapScores(float to_tanh, float (&score)[kColumnTiles][4]) {
+#pragma unroll
+  for (int tile = 0; tile < kColumnTiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) score[tile][i] = tanhf(score[tile][i] * to_tanh);
+  }
+}
+
 // Adds one row's weights to the sums of the lane's columns. first: the first of d's two numbers of that row.
 __device__ void AddRow(const Statistic& stat, int query, int first_token, int first,
                        const float (&weight)[kColumnTiles][4], float (&total)[kColumnTiles][2]) {
@@ -75,7 +89,7 @@ __device__ void AddRow(const Statistic& stat, int query, int first_token, int fi
   for (int tile = 0; tile < kColumnTiles; ++tile) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (tile * 8 + column + i > newest) continue;
+      if (static_cast<unsigned>(newest - (tile * 8 + column + i)) >= stat.reach) continue;  // later ones too
       const float w = weight[tile][first + i];
       if (stat.kind == Kind::kMax) {
         total[tile][i] = fmaxf(total[tile][i], w);
@@ -102,6 +116,7 @@ __global__ void __launch_bounds__(kThreads) ColumnStatsKernel(Arguments a) {
   for (int row = warp * kRows; row < a.num_rows; row += kWarps * kRows) {
     const int oldest = a.q_token[row], newest = a.q_token[min(row + kRows, a.num_rows) - 1];
     if (newest < first_token || newest < a.row_begin || oldest >= a.row_end) continue;
+    if (oldest - (first_token + kColumns) >= a.window - 1) break;  // all tokens have left the window, of later rows too
     const int low = row + lane / 4, high = low + 8;
     const int64_t first_row = int64_t{head} * a.num_rows;
     const bool has_low = low < a.num_rows, has_high = high < a.num_rows;
@@ -110,11 +125,12 @@ __global__ void __launch_bounds__(kThreads) ColumnStatsKernel(Arguments a) {
               has_high ? a.q + (first_row + high) * a.pairs : nullptr, weight);
     const float low_shift = has_low ? -a.lse[first_row + low] * kLog2E : 0.0f;
     const float high_shift = has_high ? -a.lse[first_row + high] * kLog2E : 0.0f;
+    if (a.is_capped) CapScores(a.to_tanh, weight);
 #pragma unroll
     for (int tile = 0; tile < kColumnTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        weight[tile][i] = exp2f(fmaf(weight[tile][i], a.scale * kLog2E, i < 2 ? low_shift : high_shift));
+        weight[tile][i] = exp2f(fmaf(weight[tile][i], a.to_log2, i < 2 ? low_shift : high_shift));
       }
     }
 #pragma unroll
@@ -152,8 +168,9 @@ __global__ void __launch_bounds__(kThreads) ColumnStatsKernel(Arguments a) {
   }
 }
 
-Statistic StatisticOf(const StatisticSpec& spec, int row_end) {
+Statistic StatisticOf(const StatisticSpec& spec, int row_end, int window) {
   Statistic stat{.kind = spec.kind, .row_end = row_end - spec.skip_rows, .min_distance = spec.min_distance};
+  stat.reach = static_cast<unsigned>(std::max(0, window - spec.min_distance));
   if (spec.last_rows > 0) stat.row_begin = std::max(0, stat.row_end - spec.last_rows);
   if (spec.kind != Kind::kGeometric) return stat;
   const double oldest = stat.row_end - 1 - 24 * spec.half_life;  // as cpu_fast
@@ -167,7 +184,7 @@ template <int kStats>
 void LaunchOf(Arguments a, std::span<const StatisticSpec> specs, int row_end, void* stream) {
   a.row_begin = row_end, a.row_end = 0;
   for (int s = 0; s < kStats; ++s) {
-    a.stats[s] = StatisticOf(specs[s], row_end);
+    a.stats[s] = StatisticOf(specs[s], row_end, a.window);
     a.row_begin = std::min(a.row_begin, a.stats[s].row_begin);
     a.row_end = std::max(a.row_end, a.stats[s].row_end);
   }
@@ -181,11 +198,11 @@ void LaunchOf(Arguments a, std::span<const StatisticSpec> specs, int row_end, vo
 void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> specs, float* out,
                  const Workspace& workspace) {
   KVSCOPE_CHECK(p.dtype == DType::kF16);
-  KVSCOPE_CHECK(p.rule.window == 0 && p.rule.softcap == 0);
   KVSCOPE_CHECK_EQ(p.head_dim % 16, 0);
   KVSCOPE_CHECK_LE(p.head_dim, kMaxDim);
   KVSCOPE_CHECK_LE(p.row_end, INT32_MAX - kColumns);
   if (p.row_end == 0) return;
+  const bool is_capped = p.rule.softcap > 0;
   Arguments a{.q = static_cast<const uint32_t*>(p.q),
               .k = static_cast<const uint32_t*>(p.k),
               .lse = p.lse,
@@ -198,7 +215,10 @@ void ColumnStats(const ColumnStatsProblem& p, std::span<const StatisticSpec> spe
               .pairs = p.head_dim / 2,
               .row_begin = 0,
               .row_end = 0,
-              .scale = p.rule.scale,
+              .window = p.rule.window > 0 ? p.rule.window : INT_MAX,
+              .is_capped = is_capped,
+              .to_tanh = is_capped ? p.rule.scale / p.rule.softcap : 0,
+              .to_log2 = (is_capped ? p.rule.softcap : p.rule.scale) * kLog2E,
               .stats = {}};
   for (size_t s = 0; s < specs.size();) {
     const std::span<const StatisticSpec> rest = specs.subspan(s);

@@ -55,7 +55,7 @@ void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpe
 }
 namespace cuda {
 // Everything that the problem points to lies on the device, q_token's numbers too; f16, head_dim a multiple of 16, at
-// most 256; no window, no softcap. out: [specs, group, row_end] f32.
+// most 256. out: [specs, group, row_end] f32.
 void ColumnStats(const ColumnStatsProblem& problem, std::span<const StatisticSpec> specs, float* out,
                  const Workspace& workspace);
 }  // namespace cuda

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "core/half.h"
 #if defined(__AVX512F__) || defined(__AVX2__)
@@ -104,12 +106,20 @@ inline void Transpose(Floats rows[16]) {
     rows[j + 12].v = _mm512_shuffle_f32x4(high01, high23, 0xdd);
   }
 }
-// Bytes (0..255 or signed) to floats.
+// Bytes 0..255 to floats.
 inline Floats FromUnsignedBytes(__m128i bytes) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
 }
-inline Floats FromSignedBytes(__m128i bytes) {
-  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+struct Words {
+  __m512i v;
+};
+inline Words LoadWords(const std::byte* p) {
+  return {_mm512_loadu_si512(p)};
+}
+// word >> kShift & kMask, as floats.
+template <int kShift, int kMask>
+inline Floats FromBits(Words words) {
+  return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(words.v, kShift), _mm512_set1_epi32(kMask)))};
 }
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 struct Floats {
@@ -186,9 +196,18 @@ inline Floats FromUnsignedBytes(__m128i bytes) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
 }
-inline Floats FromSignedBytes(__m128i bytes) {
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
-          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+struct Words {
+  __m256i a, b;
+};
+inline Words LoadWords(const std::byte* p) {
+  const auto* q = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+template <int kShift, int kMask>
+inline Floats FromBits(Words words) {
+  const __m256i mask = _mm256_set1_epi32(kMask);
+  return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(words.a, kShift), mask)),
+          _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(words.b, kShift), mask))};
 }
 #else
 #define KVSCOPE_SIMD_PLAIN 1
@@ -245,6 +264,18 @@ inline Floats Exp(const Floats& x) {
 }
 inline Floats KeepFirst(const Floats& x, int count, float fill) {
   return Each([&](int i) { return i < count ? x.v[i] : fill; });
+}
+struct Words {
+  uint32_t v[16];
+};
+inline Words LoadWords(const std::byte* p) {
+  Words words;
+  std::memcpy(words.v, p, sizeof words.v);
+  return words;
+}
+template <int kShift, int kMask>
+inline Floats FromBits(const Words& words) {
+  return Each([&](int i) { return static_cast<float>(words.v[i] >> kShift & kMask); });
 }
 #endif
 

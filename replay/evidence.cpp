@@ -34,9 +34,7 @@ std::string WhyNotReplayable(const TraceSource& source) {
   const LayerInfo& first = info.layers[0];
   for (const LayerInfo& layer : info.layers) {
     const std::string place = StrCat("layer ", layer.layer, ": ");
-    if (layer.kind != "full" || layer.window > 0)
-      return place + "replay knows full attention only, found " + layer.kind;
-    if (layer.softcap > 0) return place + "replay does not know soft-capped scores";
+    if (layer.kind == "linear") return place + "replay does not know linear attention";
     if (layer.sink) return place + "replay does not know attention with a learned sink";
     if (layer.kv_heads.empty() || layer.heads.size() != layer.kv_heads.size() * layer.HeadsPerKvHead()) {
       return place + "expected all query heads of every recorded KV head";
@@ -164,7 +162,8 @@ std::vector<LayerEvidence> Evidence::Compute(int layer_begin, int layer_end, std
 
 void Evidence::SeeSampledRows(int layer_index, int kv_head, const KvHeadData& data) const {
   const std::vector<int>& q_token = source_.q_token(layer_index);
-  const int dim = source_.info().layers[layer_index].head_dim_k, group = data.group;
+  const AttentionRule rule = RuleOf(source_.info().layers[layer_index]);
+  const int dim = data.head_dim_k, group = data.group;
   std::vector<int64_t> rows;
   for (const int token : sampled_tokens_) {
     const auto found = std::lower_bound(q_token.begin(), q_token.end(), token);
@@ -182,17 +181,19 @@ void Evidence::SeeSampledRows(int layer_index, int kv_head, const KvHeadData& da
   const int num_tokens = q_token[rows.back()] + 1, num_rows = static_cast<int>(rows.size()) * group;
   const int64_t stride = (num_tokens + kPanelTokens - 1) / kPanelTokens * kPanelTokens;
   std::vector<float> panels(PanelFloats(kTileTokens, dim)), weights(num_rows * stride);
-  for (int tile = 0; tile < num_tokens; tile += kTileTokens) {
+  const int first_tile = rule.FirstSeen(q_token[rows.front()]) / kTileTokens * kTileTokens;
+  for (int tile = first_tile; tile < num_tokens; tile += kTileTokens) {
     const int count = std::min(kTileTokens, num_tokens - tile);
     PackKeyPanels(data.k.At(static_cast<size_t>(tile) * dim), data.k.dtype(), count, dim, panels.data());
-    ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, RuleOf(source_.info().layers[layer_index]),
-              weights.data() + tile, stride);
+    ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, rule, weights.data() + tile, stride);
   }
   for (int head = 0; head < group; ++head) {
     for (size_t i = 0; i < rows.size(); ++i) {
       const int token = q_token[rows[i]];
       const std::span<float> row(&weights[(head * rows.size() + i) * stride], token + 1);
-      ExpShifted(row, data.lse[static_cast<size_t>(head) * data.num_rows + rows[i]]);
+      const int first_seen = rule.FirstSeen(token);
+      std::fill_n(row.begin(), first_seen, 0.0f);
+      ExpShifted(row.subspan(first_seen), data.lse[static_cast<size_t>(head) * data.num_rows + rows[i]]);
       see_row_(layer_index, kv_head * group + head, token, row);
     }
   }

@@ -20,8 +20,8 @@
 
 namespace kvscope {
 
-// Empty when replay can work on this trace, else the reason: its level holds no q, k, v; a layer has a window, a soft
-// cap or a sink; layers differ in shape; ...
+// Empty when replay can work on this trace, else the reason: its level holds no q, k, v; a layer has linear
+// attention or a sink; layers differ in shape; ...
 std::string WhyNotReplayable(const TraceSource& source);
 ModelShape ShapeOf(const TraceInfo& info);
 // Tokens that every layer holds with their query rows; a file that was cut short or still grows has layers that differ.
@@ -50,8 +50,8 @@ class Evidence {
   // Asks for a statistic as of a decision at num_tokens <= row_end.
   void Add(const StatisticSpec& spec, int num_tokens);
   void KeepRows() { keeps_rows_ = true; }
-  // Rebuilds the weights [query token + 1] of these query tokens (those stored) of every head. see_row is called from
-  // several threads, for one head's rows in order.
+  // Rebuilds the weights [query token + 1], 0 outside a window, of these query tokens (those stored) of every head.
+  // see_row is called from several threads, for one head's rows in order.
   using SeeRow = std::function<void(int layer_index, int head, int query_token, std::span<const float> weights)>;
   void SampleRows(std::vector<int> query_tokens, SeeRow see_row) {
     sampled_tokens_ = std::move(query_tokens), see_row_ = std::move(see_row);

@@ -42,19 +42,21 @@ Sample SampleRows(std::span<const int> q_token, int num_tokens, int size, std::s
   return sample;
 }
 
-// A row's weights over tokens 0 .. query, summed up.
-void AddRow(std::span<const float> weights, int num_tokens, int thumb_row, bool is_asking,
+// A row's weights over tokens 0 .. query, of which it sees those from first_seen on, summed up.
+void AddRow(std::span<const float> weights, int first_seen, int num_tokens, int thumb_row, bool is_asking,
             std::span<const TokenBand> needles, HeadOverview& head, double (&sums)[4], int& askers) {
   const int seen = static_cast<int>(weights.size());
   if (is_asking) {
     ++askers;
     for (const TokenBand& needle : needles) {
-      for (int token = needle.token_begin; token < std::min(needle.token_end, seen); ++token) sums[3] += weights[token];
+      for (int token = std::max(needle.token_begin, first_seen); token < std::min(needle.token_end, seen); ++token) {
+        sums[3] += weights[token];
+      }
     }
   }
   if (thumb_row < 0) return;
   float* const cells = &head.cells[static_cast<size_t>(thumb_row) * head.size];
-  for (int token = 0; token < seen; ++token) {
+  for (int token = first_seen; token < seen; ++token) {
     const float weight = weights[token];
     float& cell = cells[int64_t{token} * head.size / num_tokens];
     cell = std::max(cell, weight);
@@ -66,9 +68,9 @@ void AddRow(std::span<const float> weights, int num_tokens, int thumb_row, bool 
 
 }  // namespace
 
-std::vector<HeadOverview> OverviewOfKvHead(const KvHeadData& data, std::span<const int> q_token, float scale, int size,
-                                           std::span<const TokenBand> needles, std::span<const TokenBand> askers,
-                                           const std::atomic<bool>& is_cancelled) {
+std::vector<HeadOverview> OverviewOfKvHead(const KvHeadData& data, std::span<const int> q_token,
+                                           const AttentionRule& rule, int size, std::span<const TokenBand> needles,
+                                           std::span<const TokenBand> askers, const std::atomic<bool>& is_cancelled) {
   const int tokens = data.num_tokens, dim = data.head_dim_k;
   KVSCOPE_CHECK(size > 0);
   size = std::min(size, std::max(1, tokens));
@@ -90,15 +92,16 @@ std::vector<HeadOverview> OverviewOfKvHead(const KvHeadData& data, std::span<con
       if (is_cancelled) return {};
       const int count = std::min(kTileTokens, tokens - begin);
       PackKeyPanels(data.k.At(static_cast<size_t>(begin) * dim), data.k.dtype(), count, dim, panels.data());
-      ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, {.scale = scale}, &weights[begin], stride);
+      ScoreTile(q.data(), dim, num_rows, panels.data(), count, dim, rule, &weights[begin], stride);
     }
     double sums[4] = {};
     int asking = 0, striped = 0;
     for (int i = 0; i < num_rows; ++i) {
       const int seen = std::min(q_token[sample.rows[i]] + 1, tokens);
+      const int first_seen = rule.FirstSeen(seen - 1);
       const std::span<float> row(&weights[static_cast<size_t>(i) * stride], seen);
-      ExpShifted(row, data.lse[static_cast<size_t>(member) * data.num_rows + sample.rows[i]]);
-      AddRow(row, tokens, sample.thumb_row[i], sample.is_asking[i], needles, head, sums, asking);
+      ExpShifted(row.subspan(first_seen), data.lse[static_cast<size_t>(member) * data.num_rows + sample.rows[i]]);
+      AddRow(row, first_seen, tokens, sample.thumb_row[i], sample.is_asking[i], needles, head, sums, asking);
       striped += sample.thumb_row[i] >= 0;
     }
     head.sink = static_cast<float>(sums[0] / std::max(1, striped));
@@ -110,13 +113,14 @@ std::vector<HeadOverview> OverviewOfKvHead(const KvHeadData& data, std::span<con
   return heads;
 }
 
-std::vector<float> MeanWeights(const KvHeadData& data, std::span<const int> q_token, int member, float scale,
-                               std::span<const TokenBand> askers, const std::atomic<bool>& is_cancelled) {
+std::vector<float> MeanWeights(const KvHeadData& data, std::span<const int> q_token, int member,
+                               const AttentionRule& rule, std::span<const TokenBand> askers,
+                               const std::atomic<bool>& is_cancelled) {
   std::vector<int> rows;
   for (size_t row = 0; row < q_token.size(); ++row) {
     if (IsIn(q_token[row], askers)) rows.push_back(static_cast<int>(row));
   }
-  return ReduceRows({data, q_token, scale, {&member, 1}, rows}, RowReduction::kMean, is_cancelled);
+  return ReduceRows({data, q_token, rule, {&member, 1}, rows}, RowReduction::kMean, is_cancelled);
 }
 
 }  // namespace kvscope

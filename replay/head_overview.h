@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/trace.h"
+#include "kernels/attention_rule.h"
 #include "replay/weight_map.h"
 
 namespace kvscope {
@@ -27,13 +28,14 @@ inline constexpr int kOverviewSinks = 4, kOverviewLocal = 32;
 
 // Of every query head of the KV head's group, in order. needles: the tokens looked for; askers: the query tokens whose
 // rows count for it. Empty when cancelled.
-std::vector<HeadOverview> OverviewOfKvHead(const KvHeadData& data, std::span<const int> q_token, float scale, int size,
-                                           std::span<const TokenBand> needles, std::span<const TokenBand> askers,
-                                           const std::atomic<bool>& is_cancelled);
+std::vector<HeadOverview> OverviewOfKvHead(const KvHeadData& data, std::span<const int> q_token,
+                                           const AttentionRule& rule, int size, std::span<const TokenBand> needles,
+                                           std::span<const TokenBand> askers, const std::atomic<bool>& is_cancelled);
 
-// What each token gets from one query head, [num_tokens]: the mean weight over the stored rows that ask. Zeros without
-// such rows; empty when cancelled.
-std::vector<float> MeanWeights(const KvHeadData& data, std::span<const int> q_token, int member, float scale,
-                               std::span<const TokenBand> askers, const std::atomic<bool>& is_cancelled);
+// What each token gets from one query head, [num_tokens]: the mean weight over the stored rows that ask, of which those
+// that do not see it count as 0. Zeros without such rows; empty when cancelled.
+std::vector<float> MeanWeights(const KvHeadData& data, std::span<const int> q_token, int member,
+                               const AttentionRule& rule, std::span<const TokenBand> askers,
+                               const std::atomic<bool>& is_cancelled);
 
 }  // namespace kvscope

@@ -15,8 +15,8 @@ namespace {
 
 constexpr int kQueryRows = 32;  // scored together
 
-// Calls see(member's place, row's place, tokens before the tile, weights of the tile's tokens that the row sees) for
-// one tile, member by member and row by row.
+// Calls see(member's place, row's place, tokens before the tile, weights of the tile's tokens up to the row's query, 0
+// outside its window) for one tile, member by member and row by row.
 template <typename See>
 void VisitTile(const RowChoice& choice, int tile, const See& see) {
   const KvHeadData& data = choice.data;
@@ -32,11 +32,13 @@ void VisitTile(const RowChoice& choice, int tile, const See& see) {
         const size_t stored = static_cast<size_t>(choice.members[place]) * data.num_rows + choice.rows[first + i];
         ReadFloats(data.q, stored * dim, std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
       }
-      ScoreTile(q.data(), dim, some, panels.data(), count, dim, {.scale = choice.scale}, scores.data(), kTileTokens);
+      ScoreTile(q.data(), dim, some, panels.data(), count, dim, choice.rule, scores.data(), kTileTokens);
       for (int i = 0; i < some; ++i) {
         const int row = choice.rows[first + i], seen = std::clamp(choice.q_token[row] + 1 - begin, 0, count);
+        const int hidden = std::clamp(choice.rule.FirstSeen(choice.q_token[row]) - begin, 0, seen);
         const std::span<float> weights(&scores[static_cast<size_t>(i) * kTileTokens], seen);
-        ExpShifted(weights, data.lse[static_cast<size_t>(choice.members[place]) * data.num_rows + row]);
+        std::fill_n(weights.begin(), hidden, 0.0f);
+        ExpShifted(weights.subspan(hidden), data.lse[static_cast<size_t>(choice.members[place]) * data.num_rows + row]);
         see(static_cast<int>(place), first + i, begin, weights);
       }
     }
@@ -47,20 +49,26 @@ int NumTiles(const RowChoice& choice) {
   return (choice.data.num_tokens + kTileTokens - 1) / kTileTokens;
 }
 
-// Lines of nothing, each as long as the newest of its rows sees.
+// Lines that nobody has seen, each as long as the newest of its rows sees.
 template <typename TokenOfRow>
 TokenLines EmptyLines(int num_rows, int rows_per_line, int num_tokens, const TokenOfRow& token_of_row) {
   KVSCOPE_CHECK(rows_per_line > 0);
   TokenLines lines((num_rows + rows_per_line - 1) / rows_per_line);
   for (int row = 0; row < num_rows; ++row)
-    lines[row / rows_per_line].assign(std::min(num_tokens, token_of_row(row) + 1), 0);
+    lines[row / rows_per_line].assign(std::min(num_tokens, token_of_row(row) + 1), WeightMap::kNoWeight);
   return lines;
 }
 
-// The reducer knows the tokens from `begin` on.
-void RaiseLine(const RowReducer& reducer, int begin, int num_tokens, std::vector<float>& line) {
+// The first token of which something is known after the row of `query`.
+int FirstKnown(const AttentionRule& rule, RowReduction reduction, int first_query, int query) {
+  return rule.FirstSeen(reduction == RowReduction::kNone ? query : first_query);
+}
+
+// The reducer knows the tokens from `begin` on; those before first_known are left out.
+void RaiseLine(const RowReducer& reducer, int begin, int num_tokens, int first_known, std::vector<float>& line) {
   const int end = std::min(begin + num_tokens, static_cast<int>(line.size()));
-  for (int token = begin; token < end; ++token) line[token] = std::max(line[token], reducer.ValueOf(token - begin));
+  for (int token = std::max(begin, first_known); token < end; ++token)
+    line[token] = std::max(line[token], reducer.ValueOf(token - begin));
 }
 
 // Weights of a recorded row, up to its query.
@@ -164,14 +172,17 @@ TokenLines RunningLines(const RowChoice& choice, RowReduction reduction, int row
     RowReducer reducer(reduction, kTileTokens);
     VisitTile(first, tile, [&](int, int row, int begin, std::span<const float> weights) {
       reducer.Add(weights);
-      RaiseLine(reducer, begin, kTileTokens, lines[row / rows_per_line]);
+      const int first_known =
+          FirstKnown(choice.rule, reduction, choice.q_token[choice.rows[0]], choice.q_token[choice.rows[row]]);
+      RaiseLine(reducer, begin, kTileTokens, first_known, lines[row / rows_per_line]);
     });
   });
   if (is_cancelled) return {};
   return lines;
 }
 
-TokenLines RunningLines(const RecordedRows& recorded, RowReduction reduction, int rows_per_line) {
+TokenLines RunningLines(const RecordedRows& recorded, const AttentionRule& rule, RowReduction reduction,
+                        int rows_per_line) {
   TokenLines lines = EmptyLines(recorded.num_steps, rows_per_line, recorded.num_tokens,
                                 [&](int row) { return recorded.row_token[row]; });
   RowReducer reducer(reduction, recorded.num_tokens);
@@ -179,9 +190,22 @@ TokenLines RunningLines(const RecordedRows& recorded, RowReduction reduction, in
   for (int row = 0; row < recorded.num_steps; ++row) {
     ReadRow(recorded, row, weights);
     reducer.Add(weights);
-    RaiseLine(reducer, 0, recorded.num_tokens, lines[row / rows_per_line]);
+    const int first_known = FirstKnown(rule, reduction, recorded.row_token[0], recorded.row_token[row]);
+    RaiseLine(reducer, 0, recorded.num_tokens, first_known, lines[row / rows_per_line]);
   }
   return lines;
+}
+
+void HideUnseen(std::span<const int> queries, const AttentionRule& rule, std::span<float> values) {
+  int seen = 0;
+  const auto hide = [&](int end) {
+    for (; seen < std::min(end, static_cast<int>(values.size())); ++seen) values[seen] = WeightMap::kNoWeight;
+  };
+  for (const int query : queries) {
+    hide(rule.FirstSeen(query));
+    seen = std::max(seen, query + 1);
+  }
+  hide(static_cast<int>(values.size()));
 }
 
 }  // namespace kvscope

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What each token receives, a row for a layer or for a decode step: rows of attention weights, reduced in the order of
-// their queries. A query gives the tokens after it nothing, and that counts in the mean.
+// their queries. A query gives the tokens that it does not see nothing, and that counts in the mean.
 #pragma once
 
 #include <atomic>
@@ -34,7 +34,7 @@ class RowReducer {
 struct RowChoice {
   const KvHeadData& data;
   std::span<const int> q_token;  // of every stored row, ascending
-  float scale = 1;
+  AttentionRule rule;
   std::span<const int> members;  // query heads of the group
   std::span<const int> rows;     // of those stored, ascending
 };
@@ -51,11 +51,15 @@ std::vector<float> ReduceRows(const RecordedRows& recorded, std::span<const int>
 // Of column statistics, over all their rows: [num_tokens]. They know the maximum, the mean and the sum.
 std::vector<float> ReduceRows(const ColumnStatistics& columns, int head_index, RowReduction reduction);
 
-// What is known after each row, [token] up to the query of the newest. Rows [i * rows_per_line, ...) share line i: the
-// largest value of each token. Of the first member; empty when cancelled.
+// What is known after each row, [token] up to the query of the newest; WeightMap::kNoWeight for what no row has seen so
+// far (kNone: no row of the line). Rows [i * rows_per_line, ...) share line i: the largest value of each token. Of the
+// first member; empty when cancelled.
 using TokenLines = std::vector<std::vector<float>>;
 TokenLines RunningLines(const RowChoice& choice, RowReduction reduction, int rows_per_line,
                         const std::atomic<bool>& is_cancelled);
-TokenLines RunningLines(const RecordedRows& recorded, RowReduction reduction, int rows_per_line);
+TokenLines RunningLines(const RecordedRows& recorded, const AttentionRule& rule, RowReduction reduction,
+                        int rows_per_line);
+// Makes kNoWeight of the values [token] of what none of these queries (ascending) sees.
+void HideUnseen(std::span<const int> queries, const AttentionRule& rule, std::span<float> values);
 
 }  // namespace kvscope

@@ -40,10 +40,8 @@ std::vector<int> PartOf(int size, int count) {
 
 std::string WhyNoWeights(const LayerInfo& layer) {
   std::string why;
-  if (layer.kind != "full" || layer.window > 0) {
-    why = StrCat("uses ", layer.kind, " attention, and weights are computed for full attention only");
-  } else if (layer.softcap > 0) {
-    why = "caps its scores softly, which is not computed yet";
+  if (layer.kind == "linear") {
+    why = "uses linear attention, which has no weights of tokens";
   } else if (layer.sink) {
     why = "has a learned sink, which is not computed yet";
   } else if (layer.head_dim_k % kDimStep != 0) {
@@ -58,23 +56,24 @@ std::shared_ptr<const KvHeadData> ReadKvHeadForWeights(const TraceSource& source
   return source.ReadKvHead(layer_index, kv_head_index);
 }
 
-float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale) {
+float WeightOfPair(const KvHeadData& data, int member, int row, int token, const AttentionRule& rule) {
   const int dim = data.head_dim_k;
   const size_t stored = static_cast<size_t>(member) * data.num_rows + row;
   std::vector<float> q(dim), k(dim);
   ReadFloats(data.q, stored * dim, q);
   ReadFloats(data.k, static_cast<size_t>(token) * dim, k);
-  float score = 0;
-  for (int i = 0; i < dim; ++i) score += q[i] * k[i];
-  return std::exp(score * scale - data.lse[stored]);
+  double product = 0;
+  for (int i = 0; i < dim; ++i) product += double{q[i]} * k[i];
+  return static_cast<float>(std::exp(rule.Score(product) - data.lse[stored]));
 }
 
-WeightMap::WeightMap(std::shared_ptr<const KvHeadData> data, std::span<const int> q_token, int member, float scale,
-                     const MapWindow& window, int rows, int columns, std::span<const TokenBand> bands)
+WeightMap::WeightMap(std::shared_ptr<const KvHeadData> data, std::span<const int> q_token, int member,
+                     const AttentionRule& rule, const MapWindow& window, int rows, int columns,
+                     std::span<const TokenBand> bands)
     : data_(std::move(data)),
       q_token_(q_token.begin(), q_token.end()),
       member_(member),
-      scale_(scale),
+      rule_(rule),
       known_{window,
              std::min(rows, window.query_end - window.query_begin),
              std::min(columns, window.token_end - window.token_begin),
@@ -134,29 +133,31 @@ void WeightMap::Look(std::span<const int> query_rows, std::span<const int> tiles
     const size_t row = static_cast<size_t>(member_) * data_->num_rows + query_rows[i];
     ReadFloats(data_->q, row * dim, std::span(q).subspan(static_cast<size_t>(i) * dim, dim));
   }
-  const int last_query = q_token_[*std::max_element(query_rows.begin(), query_rows.end())];
+  const auto [first_row, last_row] = std::minmax_element(query_rows.begin(), query_rows.end());
+  const int first_seen = rule_.FirstSeen(q_token_[*first_row]), last_query = q_token_[*last_row];
   const MapWindow& window = known_.window;
   tbb::parallel_for_each(tiles.begin(), tiles.end(), [&](int tile) {
     const int begin = tile * kTileTokens, count = std::min(kTileTokens, data_->num_tokens - begin);
-    if (begin > last_query || is_cancelled) return;
+    if (begin > last_query || begin + count <= first_seen || is_cancelled) return;
     // Packed again for every call: a twentieth of the work on 256 rows, and no second copy of all keys.
     std::vector<float> panels(PanelFloats(count, dim)), scores(static_cast<size_t>(kQueryRows) * kTileTokens);
     PackKeyPanels(data_->k.At(static_cast<size_t>(begin) * dim), data_->k.dtype(), count, dim, panels.data());
     for (int first = 0; first < num_rows; first += kQueryRows) {
       const int some = std::min(kQueryRows, num_rows - first);
       const auto block = query_rows.subspan(first, some);
-      if (q_token_[*std::max_element(block.begin(), block.end())] < begin) continue;
-      ScoreTile(&q[static_cast<size_t>(first) * dim], dim, some, panels.data(), count, dim, {.scale = scale_},
-                scores.data(), kTileTokens);
+      const auto [oldest, newest] = std::minmax_element(block.begin(), block.end());
+      if (q_token_[*newest] < begin || rule_.FirstSeen(q_token_[*oldest]) >= begin + count) continue;
+      ScoreTile(&q[static_cast<size_t>(first) * dim], dim, some, panels.data(), count, dim, rule_, scores.data(),
+                kTileTokens);
       for (int i = 0; i < some; ++i) {
         const int stored = query_rows[first + i], query = q_token_[stored];
-        const int seen = std::min(count, query - begin + 1);
-        if (seen <= 0) continue;
+        const int hidden = std::max(0, rule_.FirstSeen(query) - begin), seen = std::min(count, query - begin + 1);
+        if (hidden >= seen) continue;
         const std::span<float> weights(&scores[static_cast<size_t>(i) * kTileTokens], seen);
-        ExpShifted(weights, data_->lse[static_cast<size_t>(member_) * data_->num_rows + stored]);
+        ExpShifted(weights.subspan(hidden), data_->lse[static_cast<size_t>(member_) * data_->num_rows + stored]);
         float* const cells =
             &known_.cells[static_cast<size_t>(row_of_query_[query - window.query_begin]) * known_.columns];
-        const int skip = std::max(0, window.token_begin - begin), end = std::min(seen, window.token_end - begin);
+        const int skip = std::max(hidden, window.token_begin - begin), end = std::min(seen, window.token_end - begin);
         for (int token = skip; token < end;) {
           const int column = column_of_token_[begin + token - window.token_begin];
           float highest = 0;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/trace.h"
+#include "kernels/attention_rule.h"
 
 namespace kvscope {
 
@@ -32,7 +33,7 @@ std::string WhyNoWeights(const LayerInfo& layer);
 std::shared_ptr<const KvHeadData> ReadKvHeadForWeights(const TraceSource& source, int layer_index, int kv_head_index);
 
 // Of stored row `row` of a query head and a token that it sees.
-float WeightOfPair(const KvHeadData& data, int member, int row, int token, float scale);
+float WeightOfPair(const KvHeadData& data, int member, int row, int token, const AttentionRule& rule);
 
 // [rows, columns], the largest weight of each cell; kNoWeight where no stored query sees a token.
 struct WeightCells {
@@ -55,7 +56,7 @@ class WeightMap {
  public:
   // Query head `member` of the KV head's group; q_token are the tokens of its stored rows, ascending. At most `rows`
   // and `columns` cells; never more than the window has queries and tokens.
-  WeightMap(std::shared_ptr<const KvHeadData> data, std::span<const int> q_token, int member, float scale,
+  WeightMap(std::shared_ptr<const KvHeadData> data, std::span<const int> q_token, int member, const AttentionRule& rule,
             const MapWindow& window, int rows, int columns, std::span<const TokenBand> bands);
 
   // Looks at the next query rows, at least one and about max_rows, on all threads. Returns false when nothing is left.
@@ -92,7 +93,7 @@ class WeightMap {
   std::shared_ptr<const KvHeadData> data_;
   std::vector<int> q_token_;
   int member_;
-  float scale_;
+  AttentionRule rule_;
   WeightCells known_;
   std::vector<int> row_of_query_;     // [query in window]
   std::vector<int> column_of_token_;  // [token in window]

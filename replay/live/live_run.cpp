@@ -296,8 +296,9 @@ class LivePrompt {
   // The expected answer under teacher forcing, after the wording's priming text.
   void MeasureAnswer(std::span<Fork> forks, std::span<PlanFork> seen) {
     if (prompt_.task.scored_text.empty()) return;
-    const std::vector<int> priming = tokenizer_.Encode(prompt_.task.priming_text, false);
-    const std::vector<int> scored = tokenizer_.Encode(prompt_.task.scored_text, false);
+    const std::vector<int> priming = tokenizer_.EncodeAfter(prompt_.ids.back(), prompt_.task.priming_text);
+    const std::vector<int> scored =
+        tokenizer_.EncodeAfter(priming.empty() ? prompt_.ids.back() : priming.back(), prompt_.task.scored_text);
     std::vector<int> ids = priming;
     ids.insert(ids.end(), scored.begin(), scored.end());
     std::vector<Fork> chain;

@@ -81,7 +81,7 @@ void MeasureDecode(int tokens, double copy_bytes_per_sec) {
   DecodeAttention problem{.q = View(q, DType::kF32, {kHeads, kDim}, 2),
                           .k = View(k, DType::kF16, {kKvHeads, tokens, kDim}, 3),
                           .v = View(v, DType::kF16, {kKvHeads, tokens, kDim}, 3),
-                          .scale = kScale,
+                          .rule = {.scale = kScale},
                           .out = View(out, DType::kF32, {kHeads, kDim}, 2),
                           .lse = View(lse, DType::kF32, {kHeads}, 1),
                           .weights = {}};
@@ -106,7 +106,7 @@ void MeasurePrefill(int tokens) {
                            .k = View(k, DType::kF16, {kKvHeads, tokens, kDim}, 3),
                            .v = View(v, DType::kF16, {kKvHeads, tokens, kDim}, 3),
                            .first_query = 0,
-                           .scale = kScale,
+                           .rule = {.scale = kScale},
                            .out = View(out, DType::kF16, {kHeads, tokens, kDim}, 3),
                            .lse = View(lse, DType::kF32, {kHeads, tokens}, 2)};
   const double products = 2.0 * kHeads * kDim * static_cast<double>(tokens) * tokens;  // two, causal

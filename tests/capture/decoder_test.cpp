@@ -175,7 +175,10 @@ std::vector<std::string> FamilyNames() {
   for (const Architecture& family : Architectures()) names.push_back(family.name);
   return names;
 }
-INSTANTIATE_TEST_SUITE_P(Families, EveryFamily, testing::ValuesIn(FamilyNames()), testing::PrintToStringParamName());
+std::string TestName(const testing::TestParamInfo<std::string>& family) {
+  return family.param;
+}
+INSTANTIATE_TEST_SUITE_P(Families, EveryFamily, testing::ValuesIn(FamilyNames()), TestName);
 
 // Runs layers 1 and up on some tokens' residual stream after layer 0, two chunks.
 struct FromLayerOne {

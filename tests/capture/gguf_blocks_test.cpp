@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "core/sha256.h"
+#include "tests/support/capture_tiny_gguf.h"
 
 namespace kvscope {
 namespace {
@@ -211,7 +212,7 @@ TEST(GgufBlockLayout, NamesWhatItReadsAndWhatNot) {
   const std::pair<uint32_t, const char*> others[] = {
       {4, "type 4"}, {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
       {19, "IQ1_S"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"},  {26, "I32"},    {28, "F64"},
-      {29, "IQ1_M"}, {34, "TQ1_0"}, {35, "TQ2_0"}, {39, "MXFP4"},   {77, "type 77"}};
+      {29, "IQ1_M"}, {34, "TQ1_0"}, {35, "TQ2_0"}, {39, "MXFP4"},   {42, "Q2_0"},   {77, "type 77"}};
   for (const auto& [number, name] : others) {
     const auto type = static_cast<GgufType>(number);
     EXPECT_EQ(GgufTypeName(type), name);

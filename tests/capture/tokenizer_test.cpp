@@ -13,6 +13,7 @@
 #include "capture/gguf.h"
 #include "core/error.h"
 #include "tests/support/capture_tiny_gguf.h"
+#include "tests/support/capture_vocabularies.h"
 
 namespace kvscope {
 namespace {
@@ -57,22 +58,6 @@ std::string Utf8From(uint32_t code) {
             static_cast<char>(0x80 | (code >> 6 & 63)), static_cast<char>(0x80 | (code & 63))};
   }
   return text;
-}
-
-// Undoes the escapes that tests/python/make_tokenizer_fixture.py documents.
-std::string Unescaped(const std::string& text) {
-  std::string plain;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '\\') {
-      plain += text[i];
-    } else if (text.at(++i) == 'x') {
-      plain += static_cast<char>(std::stoi(text.substr(i + 1, 2), nullptr, 16));
-      i += 2;
-    } else {
-      plain += text[i] == 'n' ? '\n' : text[i] == 't' ? '\t' : '\\';
-    }
-  }
-  return plain;
 }
 
 TEST(Tokenizer, GivesTheIdsOfLlamaCpp) {
@@ -181,9 +166,8 @@ TEST(Tokenizer, TakesNearLinearTimeForOneLongWord) {
 
 TEST(Tokenizer, MapsBytesToTokens) {
   const Tokenizer tokenizer = TinyTokenizer();
-  const std::vector<int> ids = tokenizer.Encode("a the<|im_end|>x", true);  // a| the|<|im_end|>|x
-  ASSERT_EQ(ids.size(), 4u);
-  const std::vector<int64_t> offsets = ByteOffsets(tokenizer, ids);
+  const std::vector<int64_t> offsets =
+      tokenizer.EncodeWithOffsets("a the<|im_end|>x", true).byte_offsets;  // a| the|<|im_end|>|x
   EXPECT_THAT(offsets, ElementsAre(0, 1, 5, 15, 16));
   EXPECT_EQ(TokensCovering(offsets, 0, 16), (TokenRange{0, 4}));
   EXPECT_EQ(TokensCovering(offsets, 1, 5), (TokenRange{1, 2}));
@@ -200,10 +184,12 @@ TEST(Tokenizer, RefusesVocabulariesItCannotRead) {
     return MessageOf([&] { Tokenizer::FromGguf(GgufFile::FromBytes("m.gguf", file.Bytes())); });
   };
   EXPECT_THAT(message_for([](GgufBuilder&) {}), HasSubstr("m.gguf:tokenizer.ggml.model"));
-  EXPECT_THAT(message_for([](GgufBuilder& f) { f.AddString("tokenizer.ggml.model", "llama"); }),
-              HasSubstr("found 'llama'"));
-  EXPECT_THAT(MessageOf([] { TinyTokenizer({.pre_tokenizer = "qwen2"}); }),
-              AllOf(HasSubstr("found 'qwen2'"), HasSubstr("smollm")));
+  EXPECT_THAT(message_for([](GgufBuilder& f) { f.AddString("tokenizer.ggml.model", "bert"); }),
+              HasSubstr("found WordPiece, 'bert'"));
+  EXPECT_THAT(message_for([](GgufBuilder& f) { f.AddString("tokenizer.ggml.model", "x\n"); }),
+              HasSubstr("('llama'), found 'x\\x0a'"));
+  EXPECT_THAT(MessageOf([] { TinyTokenizer({.pre_tokenizer = "qwen1"}); }),
+              AllOf(HasSubstr("found 'qwen1'"), HasSubstr("smollm")));
   const auto with_tokens = [&](const std::vector<std::string>& tokens, const std::vector<std::string>& merges,
                                const std::vector<int32_t>& types, uint32_t eos) {
     return message_for([&](GgufBuilder& f) {

@@ -153,6 +153,36 @@ TEST(TraceVerify, FindsAChangedRowAndAChangedKey) {
   }
 }
 
+// What a window hides and a soft cap bends is checked too.
+TEST(TraceVerify, HoldsRowsAgainstTheWindowAndTheSoftCap) {
+  const std::string path = TempPath("changed_rule.kvtrace.h5");
+  TinyShape shape = kShape;
+  shape.window = 9, shape.softcap = 2, shape.dtype = DType::kF32;
+  const std::pair<const char*, bool> edits[] = {
+      {"pass", true},
+      {"f['layer/01/k'][0, :20, :] *= 7.0", false},      // in sight of the first rows
+      {"f['layer/01/rows'][1, 2, 33] = 0.01", false},    // row 42 sees tokens from 34 on
+      {"f['layer/01'].attrs['window'] = 10", false},     // it is said to see one more than it did
+      {"f['layer/01'].attrs['window'] = 8", false},      // ... one fewer
+      {"f['layer/00'].attrs['softcap'] = 2.2", false},   // as lse and rows knew it: 2
+      {"f['layer/00'].attrs['softcap'] = 0.0", false}};  // none
+  for (const auto& [edit, is_right] : edits) {
+    WriteTinyTrace(path, shape);
+    const CommandResult python =
+        RunPython(StrCat("import sys, h5py\nwith h5py.File(sys.argv[1], 'r+') as f:\n    ", edit, "\n"), path);
+    ASSERT_EQ(python.exit_code, 0) << python.output;
+    EXPECT_EQ(VerifyTrace(*TraceReader::Open(path)).ok, is_right) << edit;
+  }
+  // Keys that left the window of every recorded step may be anything, and so may those rows that saw them be checked by
+  // their sums alone.
+  shape.query_rows = "last:1";
+  WriteTinyTrace(path, shape);
+  const CommandResult python = RunPython(
+      "import sys, h5py\nwith h5py.File(sys.argv[1], 'r+') as f:\n    f['layer/01/k'][0, :20, :] *= 7.0\n", path);
+  ASSERT_EQ(python.exit_code, 0) << python.output;
+  EXPECT_TRUE(VerifyTrace(*TraceReader::Open(path)).ok) << "no stored query sees them";
+}
+
 std::string WriterError(const std::string& path, TraceWriter::Options options = {}) {
   try {
     TraceWriter writer(path, MakeTinyRun(kShape).info, options);

@@ -7,6 +7,7 @@
 
 #include "capture/architecture.h"
 #include "tests/support/capture_tiny_gguf.h"
+#include "tests/support/capture_vocabularies.h"
 
 namespace kvscope {
 namespace {
@@ -20,6 +21,17 @@ void WriteAll(const std::filesystem::path& folder) {
   const TinyGgufOptions small{
       .layers = 0, .heads = 1, .kv_heads = 1, .head_dim = 32, .embedding_type = GgufType::kQ4_0};
   Write(folder / "tokenizer" / "vocabulary", TinyGgufBytes(small));
+  TinyGgufOptions modern = small;
+  for (const char* pre_tokenizer : {"llama-bpe", "qwen2", "tekken", "gpt-4o"}) {
+    modern.pre_tokenizer = pre_tokenizer;
+    Write(folder / "tokenizer" / pre_tokenizer, TinyGgufBytes(modern));
+  }
+  Write(folder / "tokenizer" / "pieces", PieceVocabularyBytes({.tokens = SomePieces(), .name = "phi-3"}));
+  Write(folder / "tokenizer" / "few_pieces",
+        PieceVocabularyBytes({.tokens = {{"▁", -2}, {"a", -2}, {"▁a", -1}, {"aa", -1}, {"▁▁", 0, 4}, {"<|end|>", 0}},
+                              .has_bytes = false,
+                              .adds_space = false,
+                              .chat_template = "{{ bos_token }}<start_of_turn>"}));
   for (const Architecture& family : Architectures()) Write(folder / "model" / family.name, SmallestModel(family));
   int number = 0;
   for (const char* text :

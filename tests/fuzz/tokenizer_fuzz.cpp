@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // links: kvscope_capture_lib
 // Two inputs in one. Bytes that begin with "GGUF" are a model file: its vocabulary is refused or encodes and decodes.
-// Other bytes are a text for a tiny vocabulary that has a token for every byte: it is refused as not UTF-8, or comes
-// back the same, also as a chat turn.
+// Other bytes are a text for tiny vocabularies that have a token for every byte, byte-level BPE and SentencePiece with
+// a dummy space: it is refused as not UTF-8, or every token stands for the bytes it should, also as a chat turn.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "capture/chat_template.h"
 #include "capture/gguf.h"
 #include "capture/tokenizer.h"
 #include "core/error.h"
 #include "tests/support/capture_tiny_gguf.h"
+#include "tests/support/capture_vocabularies.h"
 
 namespace kvscope {
 namespace {
@@ -21,20 +23,50 @@ void Require(bool condition) {
   if (!condition) std::abort();
 }
 
+std::string WithSpaces(std::string_view text) {
+  std::string plain;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool is_sign = text.compare(i, 3, "\xE2\x96\x81") == 0;
+    plain += is_sign ? ' ' : text[i];
+    if (is_sign) i += 2;
+  }
+  return plain;
+}
+
+// Ranges follow each other over the whole text, and a token's piece is its range's text but for what
+// capture/tokenizer.h says.
+void CheckRanges(const Tokenizer& tokenizer, std::string_view text, const std::vector<int>& ids,
+                 const std::vector<int64_t>& offsets) {
+  Require(offsets.size() == ids.size() + 1 && offsets.front() == 0);
+  Require(offsets.back() == static_cast<int64_t>(text.size()));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    Require(offsets[i] <= offsets[i + 1]);
+    const auto begin = static_cast<size_t>(offsets[i]);
+    const std::string range = WithSpaces(text.substr(begin, static_cast<size_t>(offsets[i + 1]) - begin));
+    const std::string piece = WithSpaces(tokenizer.Piece(ids[i]));
+    const bool may_begin = i == 0 || tokenizer.IsSpecial(ids[i - 1]);
+    const bool strips = tokenizer.IsSpecial(ids[i]) && range.starts_with(piece) &&
+                        range.find_first_not_of(" \t\n\v\f\r", piece.size()) == std::string::npos;
+    Require(range == piece || (may_begin && " " + range == piece) || strips);
+  }
+}
+
 void CheckText(const Tokenizer& tokenizer, std::string_view text) {
   for (const bool parse_special : {false, true}) {
-    const std::vector<int> ids = tokenizer.Encode(text, parse_special);
-    Require(tokenizer.Decode(ids) == text);
-    const std::vector<int64_t> offsets = ByteOffsets(tokenizer, ids);
+    const Encoding encoding = tokenizer.EncodeWithOffsets(text, parse_special);
+    CheckRanges(tokenizer, text, encoding.ids, encoding.byte_offsets);
     const auto middle = static_cast<int64_t>(text.size() / 2);
-    const TokenRange range = TokensCovering(offsets, 0, middle);
-    Require(range.token_begin == 0 && range.token_end <= static_cast<int64_t>(ids.size()));
-    Require(offsets[static_cast<size_t>(range.token_end)] >= middle);
+    const TokenRange range = TokensCovering(encoding.byte_offsets, 0, middle);
+    Require(range.token_end <= static_cast<int64_t>(encoding.ids.size()));
+    Require(encoding.byte_offsets[static_cast<size_t>(range.token_end)] >= middle);
   }
-  const std::vector<ChatTurn> turns = {{"user", std::string(text)}};
-  const ChatTokens chat = BuildChat(tokenizer, turns, true);
-  Require(tokenizer.Decode(chat.ids) == chat.text);
-  Require(chat.spans.back().turn.token_end == static_cast<int64_t>(chat.ids.size()));
+  const std::vector<ChatTurn> turns = {{"system", "5"}, {"user", std::string(text)}};
+  for (const char* name : {"auto", "none", "llama-2", "zephyr"}) {
+    if (tokenizer.chat_template().empty() && name == std::string_view("auto")) continue;
+    const ChatTokens chat = BuildChat(tokenizer, turns, true, name);
+    CheckRanges(tokenizer, chat.text, chat.ids, chat.byte_offsets);
+    Require(chat.spans.back().turn.token_end == static_cast<int64_t>(chat.ids.size()));
+  }
 }
 
 }  // namespace
@@ -43,6 +75,8 @@ void CheckText(const Tokenizer& tokenizer, std::string_view text) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace kvscope;
   static const Tokenizer kTiny = Tokenizer::FromGguf(GgufFile::FromBytes("tiny", TinyGgufBytes({.layers = 0})));
+  static const Tokenizer kPieces = Tokenizer::FromGguf(
+      GgufFile::FromBytes("pieces", PieceVocabularyBytes({.tokens = SomePieces(), .name = "phi-3"})));
   const std::string_view input(reinterpret_cast<const char*>(data), size);
   const bool is_model = input.starts_with("GGUF");
   try {
@@ -52,6 +86,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const Error&) {
     return 0;
   }
-  if (!is_model) CheckText(kTiny, input);  // an Error here is a finding
+  if (is_model) return 0;
+  CheckText(kTiny, input);  // an Error here is a finding
+  CheckText(kPieces, input);
   return 0;
 }

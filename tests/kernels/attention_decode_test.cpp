@@ -28,7 +28,8 @@ void PrintTo(const Shape& s, std::ostream* out) {
 // K has outlier channels and one token that takes nearly all weight of some heads, as real caches have.
 template <typename Element>
 struct Problem {
-  Problem(const Shape& shape, int seed) : s(shape) {
+  Problem(const Shape& shape, int seed, const AttentionRule& unscaled = {}) : s(shape), rule(unscaled) {
+    rule.scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     for (int i = 0; i < s.kv_heads * s.capacity * s.head_dim; ++i) {
@@ -59,13 +60,22 @@ struct Problem {
   double V(int kv_head, int token, int dim) const {
     return Value(v[(kv_head * s.capacity + token) * s.head_dim_v + dim]);
   }
-  float Scale() const { return 1 / std::sqrt(static_cast<float>(s.head_dim)); }
+  int FirstSeen() const { return rule.FirstSeen(s.tokens - 1); }
   double Score(int head, int token) const {
     double score = 0;
     for (int dim = s.head_dim - 1; dim >= 0; --dim) {
       score += q[head * s.head_dim + dim] * K(head / (s.heads / s.kv_heads), token, dim);
     }
-    return score * Scale();
+    score *= rule.scale;
+    return rule.softcap > 0 ? rule.softcap * std::tanh(score / rule.softcap) : score;
+  }
+  // So that whoever reads what has left the window gives it away.
+  void ForgetUnseen() {
+    for (int kv_head = 0; kv_head < s.kv_heads; ++kv_head) {
+      const int64_t first = int64_t{kv_head} * s.capacity;
+      std::fill_n(k.begin() + first * s.head_dim, FirstSeen() * s.head_dim, From(NAN));
+      std::fill_n(v.begin() + first * s.head_dim_v, FirstSeen() * s.head_dim_v, From(NAN));
+    }
   }
 
   void Run(Backend backend, bool with_weights = true) {
@@ -83,7 +93,7 @@ struct Problem {
     const DecodeAttention problem{lent_q.view(),
                                   lent_k.view(),
                                   lent_v.view(),
-                                  Scale(),
+                                  rule,
                                   lent_out.view(),
                                   lent_lse.view(),
                                   with_weights ? lent_weights.view() : TensorView{},
@@ -103,7 +113,7 @@ struct Problem {
     Lent lent_weights(backend, half_weights, ContiguousView(nullptr, DType::kF16, {s.heads, s.capacity}, 2));
     Lent lent_tokens(backend, tokens, ContiguousView(nullptr, DType::kF32, {1}, 1));
     const DecodeAttention problem{
-        lent_q.view(),   lent_k.view(),   lent_v.view(),       Scale(),
+        lent_q.view(),   lent_k.view(),   lent_v.view(),       rule,
         lent_out.view(), lent_lse.view(), lent_weights.view(), static_cast<const int*>(lent_tokens.view().data)};
     Attend(backend, problem);
     lent_out.Fetch(), lent_lse.Fetch(), lent_weights.Fetch();
@@ -124,6 +134,7 @@ struct Problem {
   }
 
   Shape s;
+  AttentionRule rule;
   std::vector<Element> k, v;
   std::vector<float> q, out, lse, weights;
 };
@@ -137,6 +148,10 @@ void ExpectSoftmaxOfScores(const Problem<Element>& p) {
     std::vector<double> out(s.head_dim_v, 0.0);
     for (int token = 0; token < s.tokens; ++token) {
       const double weight = p.weights[static_cast<size_t>(head) * s.tokens + token];
+      if (token < p.FirstSeen()) {
+        ASSERT_EQ(weight, 0) << "head " << head << " token " << token;
+        continue;
+      }
       // Scores reach some 40; their f32 dot products are off by 1e-5 at most, and so are the weights, relatively.
       const double expected = std::exp(p.Score(head, token) - p.lse[head]);
       ASSERT_NEAR(weight, expected, 3e-5 * expected + 1e-30) << "head " << head << " token " << token;
@@ -167,6 +182,19 @@ TEST_P(AttentionDecode, IsTheSoftmaxOfTheScoresOverF32) {
   Problem<float> problem(shape, 2);
   problem.Run(backend);
   ExpectSoftmaxOfScores(problem);
+}
+
+TEST_P(AttentionDecode, KeepsToTheWindowAndTheSoftcap) {
+  const auto [backend, shape] = GetParam();
+  KVSCOPE_SKIP_WITHOUT(backend);
+  const auto check = [&](auto problem) {
+    SCOPED_TRACE(StrCat("window ", problem.rule.window, ", softcap ", problem.rule.softcap));
+    problem.ForgetUnseen();
+    problem.Run(backend);
+    ExpectSoftmaxOfScores(problem);
+  };
+  for (const int window : {1, 7, 100, 30000}) check(Problem<Half>(shape, 7, {.window = window}));
+  for (const int window : {0, 1, 7, 100}) check(Problem<float>(shape, 8, {.softcap = 20, .window = window}));
 }
 
 TEST_P(AttentionDecode, DoesNotNeedWeights) {
@@ -201,19 +229,21 @@ TEST_P(AttentionDecode, TakesTheNumberOfTokensFromWhereItIsKept) {
   const auto [backend, shape] = GetParam();
   KVSCOPE_SKIP_WITHOUT(backend);
   if (backend == Backend::kCpuFast) return;
-  Problem<Half> exact(shape, 6);
-  for (float& x : exact.q) x = FloatFromHalf(HalfFromFloat(x));
-  Problem<Half> kept = exact;
-  exact.Run(backend);
-  std::vector<Half> q(kept.q.size()), weights(size_t(shape.heads) * shape.capacity, HalfFromFloat(-7));
-  HalvesFromFloats(kept.q, q);
-  kept.RunKept(backend, q, weights);
-  EXPECT_EQ(kept.out, exact.out);
-  EXPECT_EQ(kept.lse, exact.lse);
-  for (int head = 0; head < shape.heads; ++head) {
-    for (int token = 0; token < shape.capacity; ++token) {
-      const float expected = token < shape.tokens ? exact.weights[size_t(head) * shape.tokens + token] : -7;
-      ASSERT_EQ(weights[size_t(head) * shape.capacity + token], HalfFromFloat(expected)) << head << " " << token;
+  for (const AttentionRule& rule : {AttentionRule{}, {.window = 1}, {.window = 100}, {.softcap = 20, .window = 7}}) {
+    Problem<Half> exact(shape, 6, rule);
+    for (float& x : exact.q) x = FloatFromHalf(HalfFromFloat(x));
+    Problem<Half> kept = exact;
+    exact.Run(backend);
+    std::vector<Half> q(kept.q.size()), weights(size_t(shape.heads) * shape.capacity, HalfFromFloat(-7));
+    HalvesFromFloats(kept.q, q);
+    kept.RunKept(backend, q, weights);
+    EXPECT_EQ(kept.out, exact.out);
+    EXPECT_EQ(kept.lse, exact.lse);
+    for (int head = 0; head < shape.heads; ++head) {
+      for (int token = 0; token < shape.capacity; ++token) {
+        const float expected = token < shape.tokens ? exact.weights[size_t(head) * shape.tokens + token] : -7;
+        ASSERT_EQ(weights[size_t(head) * shape.capacity + token], HalfFromFloat(expected)) << head << " " << token;
+      }
     }
   }
 }
@@ -255,6 +285,21 @@ TEST_P(DecodeSplits, CoverEveryTokenOnce) {
   EXPECT_EQ(token, plan.num_tokens);
   for (int fewer = 0; fewer <= GetParam(); fewer += 1 + fewer / 50)
     ASSERT_LE(PlanDecode(9, 3, fewer, 64, 64).num_splits, MaxSplits(GetParam())) << fewer;
+}
+
+TEST_P(DecodeSplits, CoverTheWindowOnce) {
+  const DecodePlan shapes = PlanDecode(9, 3, 0, 64, 64);
+  for (const int window : {1, 7, 128, 4096, 300000}) {
+    const DecodePlan plan = PlanWindow(shapes, GetParam(), window);
+    int token = std::max(0, GetParam() - window);
+    for (int split = 0; split < plan.num_splits; ++split) {
+      EXPECT_EQ(SplitBegin(plan, split), token);
+      token = SplitEnd(plan, split);
+    }
+    EXPECT_EQ(token, GetParam());
+    EXPECT_EQ(EndToken(plan), GetParam());
+    EXPECT_LE(plan.num_splits, MaxSplits(std::min(GetParam(), window)));
+  }
 }
 
 TEST_P(DecodeSplits, GiveEveryPartItsOwnPlaceInTheWorkspace) {

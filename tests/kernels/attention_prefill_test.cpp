@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <tuple>
@@ -10,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/half.h"
+#include "kernels/attention_decode.h"
 #include "tests/support/kernels_backend.h"
 
 namespace kvscope {
@@ -28,7 +30,8 @@ void PrintTo(const Shape& s, std::ostream* out) {
 // next projection reads it: [queries, heads, head_dim_v].
 template <typename Element>
 struct Problem {
-  Problem(const Shape& shape, int seed) : s(shape) {
+  Problem(const Shape& shape, const AttentionRule& unscaled, int seed) : s(shape), rule(unscaled) {
+    rule.scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     for (int i = 0; i < s.heads * s.queries * s.head_dim; ++i) q.push_back(HalfFromFloat(normal(random)));
@@ -59,7 +62,7 @@ struct Problem {
                                    .k = lent_k.view(),
                                    .v = lent_v.view(),
                                    .first_query = s.first_query,
-                                   .scale = 1 / std::sqrt(static_cast<float>(s.head_dim)),
+                                   .rule = rule,
                                    .out = lent_out.view(),
                                    .lse = lent_lse.view(),
                                    .path = path};
@@ -81,16 +84,18 @@ struct Problem {
   }
 
   Shape s;
+  AttentionRule rule;
   std::vector<Half> q, k, v;
   std::vector<Element> out;
   std::vector<float> lse;
 };
 
 template <typename Element>
-void ExpectTheSpecification(Backend backend, PrefillPath path, const Shape& shape, int seed) {
-  Problem<Element> problem(shape, seed);
+void ExpectTheSpecification(Backend backend, PrefillPath path, const Shape& shape, const AttentionRule& rule) {
+  SCOPED_TRACE(StrCat("window ", rule.window, ", softcap ", rule.softcap));
+  Problem<Element> problem(shape, rule, 1);
   problem.Run(backend, path);
-  Problem<float> plain(shape, seed);
+  Problem<float> plain(shape, rule, 1);
   plain.Run(Backend::kCpu);
   for (size_t i = 0; i < plain.lse.size(); ++i) {
     // Scores reach some 40, in f32.
@@ -108,8 +113,54 @@ TEST_P(AttentionPrefill, EqualsTheSpecification) {
   const auto [backend, path, shape] = GetParam();
   KVSCOPE_SKIP_WITHOUT(backend);
   if (backend == Backend::kCuda && !cuda::HasPath(path)) GTEST_SKIP() << "no device and image for this path";
-  ExpectTheSpecification<Half>(backend, path, shape, 1);
-  ExpectTheSpecification<float>(backend, path, shape, 2);
+  ExpectTheSpecification<Half>(backend, path, shape, {});
+  ExpectTheSpecification<float>(backend, path, shape, {});
+}
+
+// A window of 100 ends within tiles of 32, 64 and 128 tokens; 1 and 7 leave rows of a block without any token of its
+// first tiles; 1000 is longer than every context.
+TEST_P(AttentionPrefill, KeepsToTheWindowAndTheSoftcap) {
+  const auto [backend, path, shape] = GetParam();
+  KVSCOPE_SKIP_WITHOUT(backend);
+  if (backend == Backend::kCuda && !cuda::HasPath(path)) GTEST_SKIP() << "no device and image for this path";
+  for (const int window : {1, 7, 100, 1000}) ExpectTheSpecification<Half>(backend, path, shape, {.window = window});
+  for (const int window : {0, 1, 7, 100, 1000}) {
+    ExpectTheSpecification<float>(backend, path, shape, {.softcap = 20, .window = window});
+  }
+}
+
+// The specification itself: a row is one decode step over the tokens of its window alone.
+TEST(AttentionPrefillRow, IsTheDecodeStepOverWhatItSees) {
+  const Shape shape{4, 2, 20, 30, 16, 32, 50};
+  for (const int window : {0, 1, 7, 100}) {
+    for (const float softcap : {0.0f, 20.0f}) {
+      Problem<float> problem(shape, {.softcap = softcap, .window = window}, 3);
+      problem.Run(Backend::kCpu);
+      for (int query = 0; query < shape.queries; ++query) {
+        const int end = shape.first_query + query + 1, begin = window > 0 ? std::max(0, end - window) : 0;
+        const auto seen = [&](std::vector<Half>& cache, int dim) {
+          TensorView view = ContiguousView(&cache[int64_t{begin} * dim], DType::kF16, {2, end - begin, dim}, 3);
+          view.strides[0] = int64_t{shape.capacity} * dim;
+          return view;
+        };
+        DecodeAttention step;
+        step.q = ContiguousView(&problem.q[query * 16], DType::kF16, {4, 16}, 2);
+        step.q.strides[0] = shape.queries * 16;
+        step.k = seen(problem.k, 16), step.v = seen(problem.v, 32);
+        step.rule = {.scale = problem.rule.scale, .softcap = softcap};
+        std::vector<float> out(4 * 32), lse(4);
+        step.out = ContiguousView(out.data(), DType::kF32, {4, 32}, 2);
+        step.lse = ContiguousView(lse.data(), DType::kF32, {4}, 1);
+        cpu::AttendDecode(step);
+        for (int head = 0; head < 4; ++head) {  // both in double, rounded to f32 at the end
+          ASSERT_NEAR(problem.lse[head * shape.queries + query], lse[head], 1e-5) << window << " " << query;
+        }
+        for (int i = 0; i < 4 * 32; ++i) {
+          ASSERT_NEAR(problem.out[query * 4 * 32 + i], out[i], 1e-6) << window << " " << query;
+        }
+      }
+    }
+  }
 }
 
 std::string TestName(const testing::TestParamInfo<std::tuple<Backend, PrefillPath, Shape>>& info) {

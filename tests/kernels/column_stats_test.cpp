@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <random>
@@ -229,29 +230,39 @@ TEST_P(ColumnStatsTwin, EqualsTheSpecification) {
   std::vector<StatisticSpec> specs{{Kind::kSum, 0, 0, 0},   {Kind::kSum, 20, 0, 0},       {Kind::kSumSquares, 0, 1, 0},
                                    {Kind::kMax, 0, 5, 0},   {Kind::kGeometric, 0, 1, 16}, {Kind::kGeometric, 0, 0, 1},
                                    {Kind::kSum, 0, 0, 0, 3}};
-  std::vector<float> out(specs.size() * c.group * c.row_end, -7.0f);
-  ColumnStatsProblem p{q.data(), k.data(), DType::kF16, lse.data(), q_token,        c.group,
-                       rows,     c.tokens, c.head_dim,  c.row_end,  {.scale = 0.2f}};
+  std::vector<float> out(specs.size() * c.group * c.row_end);
+  ColumnStatsProblem host{q.data(), k.data(), DType::kF16, lse.data(), q_token,        c.group,
+                          rows,     c.tokens, c.head_dim,  c.row_end,  {.scale = 0.2f}};
+  ColumnStatsProblem lent = host;
   std::vector<std::vector<double>> plain(specs.size());
-  cpu::ColumnStats(p, specs, plain);
 
   const TensorView any = ContiguousView(nullptr, DType::kF32, {1}, 1);
   Lent lent_q(backend, q, any), lent_k(backend, k, any);
-  Lent lent_lse(backend, lse, any), lent_out(backend, out, any);
+  Lent lent_lse(backend, lse, any);
   Lent lent_token(backend, q_token, any);
-  p.q = lent_q.view().data, p.k = lent_k.view().data, p.lse = lent_lse.view().floats();
-  p.q_token = {static_cast<const int*>(lent_token.view().data), q_token.size()};
-  if (IsEmulated(backend)) {
-    cuda_emulated::SetBackend(backend);
-    cuda_emulated::ColumnStats(p, specs, lent_out.view().floats(), {});
-  } else {
-    cuda::ColumnStats(p, specs, lent_out.view().floats(), {});
-  }
-  lent_out.Fetch();
-  for (size_t s = 0; s < specs.size(); ++s) {
-    for (size_t i = 0; i < plain[s].size(); ++i) {
-      ASSERT_NEAR(out[s * plain[s].size() + i], plain[s][i], 1e-5 * std::fabs(plain[s][i]) + 1e-7)
-          << ToString(specs[s]) << " at " << i;
+  lent.q = lent_q.view().data, lent.k = lent_k.view().data, lent.lse = lent_lse.view().floats();
+  lent.q_token = {static_cast<const int*>(lent_token.view().data), q_token.size()};
+  for (const int window : {0, 1, 7, 100, 1000}) {
+    for (const float softcap : {0.0f, 3.0f}) {  // scores reach some 7
+      SCOPED_TRACE(StrCat("window ", window, ", softcap ", softcap));
+      host.rule.window = lent.rule.window = window, host.rule.softcap = lent.rule.softcap = softcap;
+      cpu::ColumnStats(host, specs, plain);
+      std::fill(out.begin(), out.end(), -7.0f);
+      Lent lent_out(backend, out, any);
+      if (IsEmulated(backend)) {
+        cuda_emulated::SetBackend(backend);
+        cuda_emulated::ColumnStats(lent, specs, lent_out.view().floats(), {});
+      } else {
+        cuda::ColumnStats(lent, specs, lent_out.view().floats(), {});
+      }
+      lent_out.Fetch();
+      for (size_t s = 0; s < specs.size(); ++s) {
+        for (size_t i = 0; i < plain[s].size(); ++i) {
+          // What the specification alone counts: rows older than 24 half-lives, 2^-24 of weights up to some 10.
+          ASSERT_NEAR(out[s * plain[s].size() + i], plain[s][i], 1e-5 * std::fabs(plain[s][i]) + 1e-6)
+              << ToString(specs[s]) << " at " << i;
+        }
+      }
     }
   }
 }

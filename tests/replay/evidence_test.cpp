@@ -6,6 +6,7 @@
 #include <tbb/global_control.h>
 
 #include <cmath>
+#include <mutex>
 
 #include "core/error.h"
 #include "tests/support/core_tiny_trace.h"
@@ -16,8 +17,10 @@ namespace {
 using Kind = StatisticSpec::Kind;
 using testing::HasSubstr;
 
-TEST(Evidence, EqualsTheColumnsOfExactRows) {
-  const TinyShape shape{.layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 16, .tokens = 40, .steps = 3};
+class EvidenceOf : public testing::TestWithParam<TinyShape> {};
+
+TEST_P(EvidenceOf, EqualsTheColumnsOfExactRows) {
+  const TinyShape shape = GetParam();
   const TinyRun run = MakeTinyRun(shape);
   const auto trace = MakeTinyTrace(shape);
   Evidence evidence(*trace, 40);
@@ -51,6 +54,38 @@ TEST(Evidence, EqualsTheColumnsOfExactRows) {
     }
   }
 }
+
+TEST_P(EvidenceOf, SampledRowsAreTheExactOnes) {
+  const TinyRun run = MakeTinyRun(GetParam());
+  const auto trace = MakeTinyTrace(GetParam());
+  Evidence evidence(*trace, 40);
+  std::mutex mutex;
+  int rows = 0;
+  evidence.SampleRows({3, 20, 39}, [&](int layer, int head, int query, std::span<const float> weights) {
+    const std::lock_guard lock(mutex);
+    ++rows;
+    const std::vector<double> exact = ExactWeights(run.info.layers[layer], run.layers[layer], head, query);
+    ASSERT_EQ(weights.size(), exact.size());
+    for (size_t token = 0; token < exact.size(); ++token) {
+      ASSERT_NEAR(weights[token], exact[token], 1e-5 * exact[token]) << "layer " << layer << ", token " << token;
+    }
+  });
+  evidence.Compute(0, 2);
+  EXPECT_EQ(rows, 2 * 4 * 3);
+}
+
+const TinyShape kFullShape{.layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 16, .tokens = 40, .steps = 3};
+TinyShape WithRule(int window, float softcap) {
+  TinyShape shape = kFullShape;
+  shape.window = window, shape.softcap = softcap;
+  return shape;
+}
+INSTANTIATE_TEST_SUITE_P(Rules, EvidenceOf,
+                         testing::Values(kFullShape, WithRule(8, 0), WithRule(0, 4), WithRule(1, 4), WithRule(13, 50)),
+                         [](const auto& test) {
+                           return StrCat("window_", test.param.window, "_softcap_",
+                                         static_cast<int>(test.param.softcap));
+                         });
 
 TEST(Evidence, IsTheSameAtAnyNumberOfThreads) {
   const auto trace = MakeTinyTrace({.layers = 3, .heads = 6, .kv_heads = 2, .head_dim = 16, .tokens = 600, .steps = 0});
@@ -111,8 +146,15 @@ TEST(Evidence, MeasuresQueriesBeforeTheDecisionAsScoresSeeThem) {
 TEST(Evidence, SaysWhatItCannotReplay) {
   EXPECT_EQ(WhyNotReplayable(*MakeTinyTrace({.head_dim = 16})), "");
   EXPECT_THAT(WhyNotReplayable(*MakeTinyTrace({.head_dim = 8})), HasSubstr("divisible by 16"));
-  EXPECT_THAT(WhyNotReplayable(*MakeTinyTrace({.head_dim = 16, .softcap = 30})), HasSubstr("soft-capped"));
-  EXPECT_THAT(WhyNotReplayable(*MakeTinyTrace({.head_dim = 16, .window = 8})), HasSubstr("full attention only"));
+  EXPECT_EQ(WhyNotReplayable(*MakeTinyTrace({.head_dim = 16, .window = 8, .softcap = 30})), "");
+  for (const bool has_sink : {true, false}) {
+    TinyRun run = MakeTinyRun({.head_dim = 16});
+    (has_sink ? run.info.layers[1].sink = true : (run.info.layers[1].kind = "linear", true));
+    const auto trace = MakeTraceOf(run);
+    EXPECT_THAT(WhyNotReplayable(*trace), HasSubstr(has_sink ? "layer 1: replay does not know attention with a learned "
+                                                               "sink"
+                                                             : "layer 1: replay does not know linear attention"));
+  }
   EXPECT_THAT(WhyNotReplayable(*MakeTinyTrace({.head_dim = 16, .level = TraceLevel::kRelevance})), HasSubstr("level"));
   const auto part = MakeTinyTrace({.head_dim = 16, .tokens = 64, .query_rows = "last:8"});
   EXPECT_EQ(WhyNotReplayable(*part), "");

@@ -12,7 +12,7 @@ constexpr int kDim = 16, kTokens = 200;
 const std::atomic<bool> kGoOn{false};
 
 // Head 0 looks at token 0, head 1 at itself, head 2 evenly at all: keys are one-hot in three dims.
-KvHeadData MakeGroup() {
+KvHeadData MakeGroup(const AttentionRule& rule = {}) {
   KvHeadData data;
   data.num_tokens = data.num_rows = kTokens, data.group = 3, data.head_dim_k = data.head_dim_v = kDim;
   data.k = Buffer(DType::kF16, size_t(kTokens) * kDim);
@@ -27,7 +27,7 @@ KvHeadData MakeGroup() {
     for (int query = 0; query < kTokens; ++query) {
       // log sum exp of the scores: head 0 has 30 for token 0, head 1 30 times the token, head 2 zeros.
       double sum = 0;
-      for (int token = 0; token <= query; ++token) {
+      for (int token = rule.FirstSeen(query); token <= query; ++token) {
         const double score = head == 0 ? (token == 0 ? 30 : 0) : head == 1 ? 30.0 * token : 0;
         sum += std::exp(score - (head == 0 ? 30 : head == 1 ? 30.0 * query : 0));
       }
@@ -45,7 +45,7 @@ std::vector<int> Numbers() {
 
 TEST(HeadOverview, TellsSinksFromLocalAndEvenHeads) {
   const TokenBand needle[] = {{0, 1}}, askers[] = {{190, 200}};
-  const auto heads = OverviewOfKvHead(MakeGroup(), Numbers(), 1, 20, needle, askers, kGoOn);
+  const auto heads = OverviewOfKvHead(MakeGroup(), Numbers(), {.scale = 1}, 20, needle, askers, kGoOn);
   ASSERT_EQ(heads.size(), 3u);
   EXPECT_NEAR(heads[0].sink, 1, 1e-3);
   EXPECT_NEAR(heads[0].needle, 1, 1e-3);
@@ -62,23 +62,45 @@ TEST(HeadOverview, TellsSinksFromLocalAndEvenHeads) {
   EXPECT_EQ(cell(2, 3, 19), WeightMap::kNoWeight);
 }
 
+TEST(HeadOverview, SeesNothingOutsideTheWindow) {
+  const AttentionRule rule{.scale = 1, .window = 10};
+  const TokenBand needle[] = {{100, 193}}, askers[] = {{190, 200}};
+  const auto heads = OverviewOfKvHead(MakeGroup(rule), Numbers(), rule, 20, needle, askers, kGoOn);
+  ASSERT_EQ(heads.size(), 3u);
+  EXPECT_NEAR(heads[2].entropy, std::log(10), 0.05) << "even over ten tokens, but for the first rows";
+  EXPECT_NEAR(heads[2].local, 1, 1e-3);
+  // Query 190 sees 181 .. 190, all of them before 193; query 199 sees 190 .. 199, three of them.
+  EXPECT_NEAR(heads[2].needle, (10 + 10 + 10 + 9 + 8 + 7 + 6 + 5 + 4 + 3) / 100.0, 1e-3);
+  for (int row = 0; row < 20; ++row) {
+    for (int column = 0; column < 20; ++column) {
+      // A row of cells stands for its last query, 9 of whose ten tokens lie in the same ten, or all of them.
+      const float expected = column == row ? 0.1f : WeightMap::kNoWeight;
+      EXPECT_NEAR(heads[2].cells[size_t(row) * 20 + column], expected, 1e-3) << row << " " << column;
+    }
+  }
+  const std::vector<float> means = MeanWeights(MakeGroup(rule), Numbers(), 2, rule, askers, kGoOn);
+  EXPECT_EQ(means[180], 0);
+  EXPECT_NEAR(means[190], 0.1, 1e-4);
+  EXPECT_NEAR(means[181], 0.01, 1e-4);
+}
+
 TEST(MeanWeights, AreThoseOfTheRowsThatAsk) {
   const TokenBand askers[] = {{150, 151}, {199, 200}};
-  const std::vector<float> even = MeanWeights(MakeGroup(), Numbers(), 2, 1, askers, kGoOn);
+  const std::vector<float> even = MeanWeights(MakeGroup(), Numbers(), 2, {.scale = 1}, askers, kGoOn);
   ASSERT_EQ(even.size(), size_t{kTokens});
   EXPECT_NEAR(even[10], (1 / 151.0 + 1 / 200.0) / 2, 1e-6);
   EXPECT_NEAR(even[180], 1 / 200.0 / 2, 1e-6) << "150 does not see it";
-  const std::vector<float> sink = MeanWeights(MakeGroup(), Numbers(), 0, 1, askers, kGoOn);
+  const std::vector<float> sink = MeanWeights(MakeGroup(), Numbers(), 0, {.scale = 1}, askers, kGoOn);
   EXPECT_NEAR(sink[0], 1, 1e-3);
-  EXPECT_EQ(MeanWeights(MakeGroup(), Numbers(), 0, 1, {}, kGoOn), std::vector<float>(kTokens));
+  EXPECT_EQ(MeanWeights(MakeGroup(), Numbers(), 0, {.scale = 1}, {}, kGoOn), std::vector<float>(kTokens));
 }
 
 TEST(HeadOverview, HasNoNeedleWithoutOneAndStopsWhenCancelled) {
-  const auto heads = OverviewOfKvHead(MakeGroup(), Numbers(), 1, 300, {}, {}, kGoOn);
+  const auto heads = OverviewOfKvHead(MakeGroup(), Numbers(), {.scale = 1}, 300, {}, {}, kGoOn);
   EXPECT_TRUE(std::isnan(heads[0].needle));
   EXPECT_EQ(heads[0].size, kTokens) << "no more cells than tokens";
   const std::atomic<bool> is_cancelled{true};
-  EXPECT_TRUE(OverviewOfKvHead(MakeGroup(), Numbers(), 1, 20, {}, {}, is_cancelled).empty());
+  EXPECT_TRUE(OverviewOfKvHead(MakeGroup(), Numbers(), {.scale = 1}, 20, {}, {}, is_cancelled).empty());
 }
 
 }  // namespace

@@ -38,6 +38,19 @@ TEST(KvscopeProgram, InfoSaysWhatATraceHolds) {
   EXPECT_EQ(json["layers"].size(), 2u);
 }
 
+TEST(KvscopeProgram, InfoSaysWhichLayersHaveAWindow) {
+  EXPECT_THAT(Kvscope("info " + TinyFile()).output,
+              HasSubstr("all layers: full attention, scale 0.353553, RoPE set default"));
+  const std::string path = TinyFile({.layers = 6, .window = 12, .softcap = 50});
+  const std::string text = Kvscope("info " + path).output;
+  EXPECT_THAT(text, HasSubstr("layers 0, 2, 4: full attention, scale 0.353553, soft-cap 50, RoPE set default"));
+  EXPECT_THAT(text, HasSubstr("layers 1, 3, 5: window 12, scale 0.353553, soft-cap 50, RoPE set default"));
+  const auto layers = nlohmann::json::parse(Kvscope("info --json " + path).output)["layers"];
+  EXPECT_EQ(layers[1]["window"], 12);
+  EXPECT_EQ(layers[1]["softcap"], 50);
+  EXPECT_EQ(layers[1]["rope_set"], "default");
+}
+
 TEST(KvscopeProgram, VerifyExitsWithOneWhenRowsDiffer) {
   const std::string path = TinyFile();
   EXPECT_EQ(Kvscope("verify " + path).exit_code, 0);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "replay/weight_map.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -11,7 +12,7 @@ namespace kvscope {
 namespace {
 
 constexpr int kDim = 16;
-constexpr float kScale = 0.25f;
+constexpr AttentionRule kFull{.scale = 0.25f};
 
 struct Head {
   std::shared_ptr<const KvHeadData> data;
@@ -36,28 +37,29 @@ Head MakeHead(int tokens, int group, int stride) {
   return head;
 }
 
-double Score(const Head& head, int member, int row, int token) {
+double Score(const Head& head, int member, int row, int token, const AttentionRule& rule = kFull) {
   double score = 0;
   for (int i = 0; i < kDim; ++i) {
     score += double{FloatFromHalf(head.data->q.halves()[(size_t(member) * head.data->num_rows + row) * kDim + i])} *
              FloatFromHalf(head.data->k.halves()[size_t(token) * kDim + i]);
   }
-  return score * kScale;
+  return rule.Score(score);
 }
 
-void FillLse(Head& head) {
+void FillLse(Head& head, const AttentionRule& rule = kFull) {
   auto data = std::const_pointer_cast<KvHeadData>(head.data);
   for (int member = 0; member < data->group; ++member) {
     for (int row = 0; row < data->num_rows; ++row) {
       double sum = 0;
-      for (int token = 0; token <= head.q_token[row]; ++token) sum += std::exp(Score(head, member, row, token));
+      for (int token = rule.FirstSeen(head.q_token[row]); token <= head.q_token[row]; ++token)
+        sum += std::exp(Score(head, member, row, token, rule));
       data->lse[size_t(member) * data->num_rows + row] = static_cast<float>(std::log(sum));
     }
   }
 }
 
 // The definition: the largest weight of a cell's pairs.
-std::vector<double> Expected(const Head& head, int member, const WeightMap& map) {
+std::vector<double> Expected(const Head& head, int member, const WeightMap& map, const AttentionRule& rule = kFull) {
   std::vector<double> cells(size_t(map.rows()) * map.columns(), WeightMap::kNoWeight);
   for (int row = 0; row < map.rows(); ++row) {
     for (size_t i = 0; i < head.q_token.size(); ++i) {
@@ -65,9 +67,10 @@ std::vector<double> Expected(const Head& head, int member, const WeightMap& map)
       if (query < map.QueryBegin(row) || query >= map.QueryBegin(row + 1)) continue;
       for (int column = 0; column < map.columns(); ++column) {
         double& cell = cells[size_t(row) * map.columns() + column];
-        for (int token = map.TokenBegin(column); token < std::min(map.TokenBegin(column + 1), query + 1); ++token) {
+        const int begin = std::max(map.TokenBegin(column), rule.FirstSeen(query));
+        for (int token = begin; token < std::min(map.TokenBegin(column + 1), query + 1); ++token) {
           const double lse = head.data->lse[size_t(member) * head.data->num_rows + i];
-          cell = std::max(cell, std::exp(Score(head, member, static_cast<int>(i), token) - lse));
+          cell = std::max(cell, std::exp(Score(head, member, static_cast<int>(i), token, rule) - lse));
         }
       }
     }
@@ -84,13 +87,35 @@ TEST_P(WeightMaps, AreThePooledWeightsInTheEnd) {
     Head head = MakeHead(700, 2, stride);
     FillLse(head);
     for (const auto& [rows, columns] : {std::pair{13, 9}, {64, 300}, {10000, 10000}}) {
-      WeightMap map(head.data, head.q_token, 1, kScale, GetParam(), rows, columns, {});
+      WeightMap map(head.data, head.q_token, 1, kFull, GetParam(), rows, columns, {});
       while (map.Refine(50, kGoOn)) {
       }
       EXPECT_TRUE(map.is_exact());
       const std::vector<double> expected = Expected(head, 1, map);
       for (size_t i = 0; i < expected.size(); ++i) {
         ASSERT_NEAR(map.cells()[i], expected[i], 1e-5 * std::fabs(expected[i])) << i << " of " << map.columns();
+      }
+    }
+  }
+}
+
+TEST_P(WeightMaps, KeepToTheRuleOfTheLayer) {
+  for (const AttentionRule& rule : {AttentionRule{.scale = 0.25f, .window = 1},
+                                    {.scale = 0.25f, .window = 50},
+                                    {.scale = 0.25f, .softcap = 3},
+                                    {.scale = 0.25f, .softcap = 50, .window = 300}}) {
+    Head head = MakeHead(700, 2, 3);
+    FillLse(head, rule);
+    const TokenBand bands[] = {{10, 20}, {600, 620}};
+    for (const auto& [rows, columns] : {std::pair{13, 9}, {10000, 10000}}) {
+      WeightMap map(head.data, head.q_token, 1, rule, GetParam(), rows, columns, bands);
+      while (map.Refine(50, kGoOn)) {
+      }
+      const std::vector<double> expected = Expected(head, 1, map, rule);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        // A cell that no query sees holds kNoWeight in both; a capped score of up to 50 is off by 6e-7 of it.
+        ASSERT_NEAR(map.cells()[i], expected[i], expected[i] < 0 ? 0 : 4e-5 * expected[i])
+            << i << " of " << map.columns();
       }
     }
   }
@@ -103,7 +128,7 @@ TEST(WeightMap, SaysWhatIsExactAndIsNeverTooHigh) {
   Head head = MakeHead(900, 1, 1);
   FillLse(head);
   const TokenBand bands[] = {{300, 310}, {880, 900}};
-  WeightMap map(head.data, head.q_token, 0, kScale, {0, 900, 0, 900}, 30, 45, bands);
+  WeightMap map(head.data, head.q_token, 0, kFull, {0, 900, 0, 900}, 30, 45, bands);
   const std::vector<double> expected = Expected(head, 0, map);
   bool goes_on = true;
   for (int round = 0; goes_on; ++round) {
@@ -129,14 +154,26 @@ TEST(WeightMap, SaysWhatIsExactAndIsNeverTooHigh) {
     }
   }
   EXPECT_EQ(map.progress(), 1);
-  EXPECT_NEAR(WeightOfPair(*head.data, 0, 700, 305, kScale), std::exp(Score(head, 0, 700, 305) - head.data->lse[700]),
+  EXPECT_NEAR(WeightOfPair(*head.data, 0, 700, 305, kFull), std::exp(Score(head, 0, 700, 305) - head.data->lse[700]),
               1e-6);
+}
+
+TEST(WeightMap, KnowsTheLayersWhoseWeightsCannotBeComputed) {
+  LayerInfo layer;
+  layer.layer = 4, layer.head_dim_k = 64;
+  EXPECT_EQ(WhyNoWeights(layer), "");
+  layer.kind = "window", layer.window = 512, layer.softcap = 50;
+  EXPECT_EQ(WhyNoWeights(layer), "");
+  layer.sink = true;
+  EXPECT_THAT(WhyNoWeights(layer), testing::HasSubstr("Layer 4 has a learned sink"));
+  layer.sink = false, layer.kind = "linear";
+  EXPECT_THAT(WhyNoWeights(layer), testing::HasSubstr("Layer 4 uses linear attention"));
 }
 
 TEST(WeightMap, StopsWhenCancelled) {
   Head head = MakeHead(300, 1, 1);
   FillLse(head);
-  WeightMap map(head.data, head.q_token, 0, kScale, {0, 300, 0, 300}, 30, 30, {});
+  WeightMap map(head.data, head.q_token, 0, kFull, {0, 300, 0, 300}, 30, 30, {});
   const std::atomic<bool> is_cancelled{true};
   EXPECT_TRUE(map.Refine(10, is_cancelled));
   EXPECT_EQ(map.progress(), 0);

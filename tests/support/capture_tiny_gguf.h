@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <ostream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,10 @@
 #include "capture/gguf.h"
 
 namespace kvscope {
+
+inline void PrintTo(GgufType type, std::ostream* out) {
+  *out << GgufTypeName(type);
+}
 
 // Writes a GGUF file in the order of the calls; checks nothing, so that tests can build wrong files too.
 class GgufBuilder {

@@ -190,7 +190,10 @@ LayerChunk Slice(const LayerChunk& chunk, const LayerInfo& layer, int begin, int
 }
 
 std::unique_ptr<MemoryTrace> MakeTinyTrace(const TinyShape& shape) {
-  const TinyRun run = MakeTinyRun(shape);
+  return MakeTraceOf(MakeTinyRun(shape));
+}
+
+std::unique_ptr<MemoryTrace> MakeTraceOf(const TinyRun& run) {
   auto trace = std::make_unique<MemoryTrace>(run.info);
   trace->AppendTokens(run.tokens);
   for (size_t layer = 0; layer < run.layers.size(); ++layer) {

@@ -35,6 +35,7 @@ struct TinyRun {
 
 TinyRun MakeTinyRun(const TinyShape& shape);
 std::unique_ptr<MemoryTrace> MakeTinyTrace(const TinyShape& shape);
+std::unique_ptr<MemoryTrace> MakeTraceOf(const TinyRun& run);
 // Exact column statistics of the first num_rows query rows.
 ColumnStatistics ExactColumns(const TinyRun& run, int layer, int num_rows);
 // The prompt in chunks of `chunk` tokens, then decoding token by token, as capture does.
