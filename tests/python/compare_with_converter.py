@@ -51,7 +51,10 @@ def compare(case, folder, write, conversion, gguf):
     our_keys, ours = contents(folder / "ours.gguf", gguf)
     their_keys, theirs = contents(convert(case, folder, conversion, gguf), gguf)
     problems = [f"tensor {name} only in one" for name in ours.keys() ^ theirs.keys()]
-    problems += [f"tensor {name} differs" for name in ours.keys() & theirs.keys() if ours[name].shape != theirs[name].shape or not numpy.allclose(ours[name], theirs[name], rtol=TOLERANCE if name == "rope_freqs.weight" else 0, atol=0)]
+    for name in ours.keys() & theirs.keys():
+        tolerance = TOLERANCE if name == "rope_freqs.weight" else 0
+        if ours[name].shape != theirs[name].shape or not numpy.allclose(ours[name], theirs[name], rtol=tolerance, atol=0):
+            problems.append(f"tensor {name} differs")
     for key in sorted(our_keys.keys() | their_keys.keys()):
         short = key.removeprefix(case.architecture + ".")
         if our_keys.get(key) != their_keys.get(key) and short not in EXPECTED.get(case.name, {}) and not (short in KEYS_OF_NEW_CONFIGS and key not in our_keys):

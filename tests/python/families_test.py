@@ -59,7 +59,8 @@ def compare(case, trace, header, arrays):
                 worst[part] = max(worst[part], difference(found, expected, f"{case.name}: layer {layer} {part}"))
         logprobs = file["tokens/logprob"][:][1:]
     expected = arrays[header["next_logprobs"]]
-    programs.check(logprobs.shape == expected.shape and numpy.isfinite(logprobs).all(), f"{case.name}: {numpy.isfinite(logprobs).sum()} log-probabilities, expected {len(expected)}")
+    programs.check(logprobs.shape == expected.shape and numpy.isfinite(logprobs).all(),
+                   f"{case.name}: {numpy.isfinite(logprobs).sum()} log-probabilities, expected {len(expected)}")
     return {**worst, "logprob": float(abs(logprobs - expected).max())}
 
 
@@ -77,7 +78,8 @@ def check_case(case, folder):
             return [f"{case.name} was not captured"]
         figures = compare(case, trace, header, arrays)
         print(f"{case.name}, chunks of {chunk}: " + ", ".join(f"{name} {value:.1e}" for name, value in figures.items()), flush=True)
-        wrong += [f"{case.name}, chunks of {chunk}: {name} differs by {value:.1e}" for name, value in figures.items() if not value < (LOGPROB_TOLERANCE if name == "logprob" else TOLERANCE)]
+        wrong += [f"{case.name}, chunks of {chunk}: {name} differs by {value:.1e}" for name, value in figures.items()
+                  if not value < (LOGPROB_TOLERANCE if name == "logprob" else TOLERANCE)]
     return wrong + check_decode(case, folder)
 
 
@@ -94,7 +96,8 @@ def check_decode(case, folder):
 def check_refused(folder, model):
     """Multi-head latent attention is refused by name in one line, not misread."""
     process = programs.run("kvscope-capture", "--model", folder / f"{model}.gguf", "--prompt", "a", "-o", folder / f"{model}.kvtrace.h5")
-    programs.check(process.returncode == 2 and model in process.stderr and process.stderr.count("\n") == 1, f"{model}: exit {process.returncode}, expected 2 and one line naming it, found {process.stderr!r}")
+    programs.check(process.returncode == 2 and f"'{model}'" in process.stderr and process.stderr.count("\n") == 1,
+                   f"{model}: exit {process.returncode}, expected 2 and one line naming it, found {process.stderr!r}")
     print(f"{model}: {process.stderr.strip()}")
 
 

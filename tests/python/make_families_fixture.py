@@ -87,7 +87,8 @@ class Recorder:
 
 def logits_of_llama_cpp(path, ids):
     f32, context = 0, -(-len(ids) // 256) * 256  # llama.cpp rounds up to this anyway
-    model = llama_cpp.Llama(str(path), n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True, type_k=f32, type_v=f32, flash_attn=False, n_gpu_layers=0, verbose=False, n_threads=2)
+    model = llama_cpp.Llama(str(path), n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True, type_k=f32, type_v=f32, flash_attn=False,
+                            n_gpu_layers=0, verbose=False, n_threads=2)
     model.eval(ids)
     return numpy.array(model.scores[: len(ids)], "f4")
 
@@ -125,7 +126,8 @@ def make(case, folder):
         write_tiny_models.write(case, path)
         peer = logits_of_llama_cpp(path, ids)
     difference = abs(peer - logits).max() / abs(logits).max()
-    print(f"{case.name}: {spread(recorder, logits)}; float32 against float64 {noise:.1e}; llama.cpp differs by {difference:.1e}{f' ({case.peer_differs})' if case.peer_differs else ''}", flush=True)
+    excuse = f" ({case.peer_differs})" if case.peer_differs else ""
+    print(f"{case.name}: {spread(recorder, logits)}; float32 against float64 {noise:.1e}; llama.cpp differs by {difference:.1e}{excuse}", flush=True)
     if case.peer_differs == "" and difference > (PEER_TOLERANCE_GELU if case.is_gemma else PEER_TOLERANCE):
         print(f"{case.name}: llama.cpp computes something else")
         return False

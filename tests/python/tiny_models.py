@@ -52,12 +52,17 @@ def _rope(base, kind="default", **more):
 
 _UNTIED, _TIED = {"tie_word_embeddings": False}, {"tie_word_embeddings": True}
 _LLAMA = ("llama", "LlamaConfig", "LlamaForCausalLM")
+_QWEN3MOE = ("qwen3moe", "Qwen3MoeConfig", "Qwen3MoeForCausalLM")
 _QWEN2 = ("qwen2", "Qwen2Config", "Qwen2ForCausalLM")
+_GEMMA = ("gemma", "GemmaConfig", "GemmaForCausalLM")
 _GEMMA2 = ("gemma2", "Gemma2Config", "Gemma2ForCausalLM")
 _GEMMA3 = ("gemma3", "Gemma3TextConfig", "Gemma3ForCausalLM")
+_EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64, "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
+_CAPS = {"attn_logit_softcapping": 4.0, "final_logit_softcapping": 8.0}
 _GEMMA3_ROPE = {"full_attention": _rope(1e6, "linear", factor=8.0), "sliding_attention": _rope(10000.0)}
 _PHI3 = ("phi3", "Phi3Config", "Phi3ForCausalLM")
 _NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}  # phi3's defaults lie outside a tiny vocabulary
+_LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 _YARN = {"factor": 4.0, "original_max_position_embeddings": 128}
 _LONGROPE = {"short_factor": [1.0 + 0.05 * i for i in range(16)], "long_factor": [1.0 + 0.6 * i for i in range(16)]}
 
@@ -66,28 +71,26 @@ def _phi3(original, window=None, **rope):
     return _config(3, original_max_position_embeddings=original, sliding_window=window, rope_parameters=_rope(10000.0, **rope), **_UNTIED, **_NO_SPECIAL)
 
 
-
 CASES = (
     Case("llama", *_LLAMA, _config(3, rope_parameters=_rope(10000.0), **_UNTIED), (0, 2)),
-    Case("llama31", *_LLAMA, _config(3, rope_parameters=_rope(20000.0, "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64), **_TIED),
-         (0, 2), LONG),
+    Case("llama31", *_LLAMA, _config(3, rope_parameters=_rope(20000.0, "llama3", **_LLAMA3), **_TIED), (0, 2), LONG),
     Case("llama_linear", *_LLAMA, _config(3, rope_parameters=_rope(10000.0, "linear", factor=4.0), **_UNTIED), (0, 2), LONG),
     Case("llama_yarn", *_LLAMA, _config(3, rope_parameters=_rope(10000.0, "yarn", **_YARN), **_UNTIED), (0, 2), LONG),
     Case("llama_yarn_betas", *_LLAMA, _config(3, rope_parameters=_rope(10000.0, "yarn", beta_fast=8.0, beta_slow=2.0, **_YARN), **_UNTIED), (0, 2), LONG,
          peer_differs="llama.cpp has the usual 32 and 1 for architecture llama"),
     Case("mistral", "llama", "MistralConfig", "MistralForCausalLM", _config(3, head_dim=32, rope_parameters=_rope(10000.0), sliding_window=24, **_UNTIED), (0, 1, 2),
          peer_differs="llama.cpp has no window for architecture llama"),
-    Case("mixtral", "llama", "MixtralConfig", "MixtralForCausalLM", _config(2, ffn=96, rope_parameters=_rope(1e6), num_local_experts=4, num_experts_per_tok=2, sliding_window=None, **_UNTIED), (0, 1)),
+    Case("mixtral", "llama", "MixtralConfig", "MixtralForCausalLM",
+         _config(2, ffn=96, rope_parameters=_rope(1e6), num_local_experts=4, num_experts_per_tok=2, sliding_window=None, **_UNTIED), (0, 1)),
     Case("qwen2", *_QWEN2, _config(3, rope_parameters=_rope(1e6), **_TIED), (0, 2)),
     Case("qwen2_yarn", *_QWEN2, _config(3, rope_parameters=_rope(1e6, "yarn", **_YARN), **_UNTIED), (0, 2), LONG),
     Case("qwen3", "qwen3", "Qwen3Config", "Qwen3ForCausalLM", _config(3, hidden=96, head_dim=32, rope_parameters=_rope(1e6), **_TIED), (0, 2)),
-    Case("qwen3moe", "qwen3moe", "Qwen3MoeConfig", "Qwen3MoeForCausalLM",
-         _config(2, hidden=96, head_dim=32, rope_parameters=_rope(1e6), num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[], **_UNTIED), (0, 1)),
-    Case("gemma", "gemma", "GemmaConfig", "GemmaForCausalLM", _config(3, hidden=96, head_dim=32, epsilon=1e-2, rope_parameters=_rope(10000.0), hidden_act="gelu_pytorch_tanh", **_TIED), (0, 2)),
-    Case("gemma2", *_GEMMA2, _config(4, hidden=96, head_dim=32, epsilon=1e-2, rope_parameters=_rope(10000.0), query_pre_attn_scalar=32, attn_logit_softcapping=4.0, final_logit_softcapping=8.0, sliding_window=24),
+    Case("qwen3moe", *_QWEN3MOE, _config(2, hidden=96, head_dim=32, rope_parameters=_rope(1e6), **_EXPERTS, **_UNTIED), (0, 1)),
+    Case("gemma", *_GEMMA, _config(3, hidden=96, head_dim=32, epsilon=1e-2, rope_parameters=_rope(10000.0), hidden_act="gelu_pytorch_tanh", **_TIED), (0, 2)),
+    Case("gemma2", *_GEMMA2, _config(4, hidden=96, head_dim=32, epsilon=1e-2, rope_parameters=_rope(10000.0), query_pre_attn_scalar=32, sliding_window=24, **_CAPS),
          (0, 1, 3)),
     # llama.cpp knows the 27B models of Gemma 2 and 3 by their 46 and 62 layers: only then is the scale that of hidden / heads (32 here) instead of head_dim (16).
-    Case("gemma2_27b", *_GEMMA2, _config(46, hidden=64, heads=2, ffn=64, head_dim=16, epsilon=1e-2, rope_parameters=_rope(10000.0), query_pre_attn_scalar=32, attn_logit_softcapping=4.0, final_logit_softcapping=8.0, sliding_window=24),
+    Case("gemma2_27b", *_GEMMA2, _config(46, hidden=64, heads=2, ffn=64, head_dim=16, epsilon=1e-2, rope_parameters=_rope(10000.0), query_pre_attn_scalar=32, sliding_window=24, **_CAPS),
          (0, 1, 45)),
     Case("gemma3", *_GEMMA3, _config(7, hidden=96, head_dim=32, epsilon=1e-2, query_pre_attn_scalar=32, sliding_window=24, rope_parameters=_GEMMA3_ROPE), (0, 5, 6), LONG),
     Case("gemma3_27b", *_GEMMA3, _config(62, hidden=64, heads=2, ffn=64, head_dim=16, epsilon=1e-2, query_pre_attn_scalar=32, sliding_window=24, rope_parameters=_GEMMA3_ROPE), (0, 5, 61)),

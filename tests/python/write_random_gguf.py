@@ -64,8 +64,8 @@ def matrices(shape):
     yield "token_embd.weight", shape["vocab"], hidden, Q4_K
     for layer in range(shape["layers"]):
         better = Q6_K if has_more_bits(layer, shape["layers"]) else Q4_K
-        for name, outputs, inputs, kind in (("attn_q", width, hidden, Q4_K), ("attn_k", kv_width, hidden, Q4_K), ("attn_v", kv_width, hidden, better), ("attn_output", hidden, width, Q4_K),
-                                            ("ffn_gate", ffn, hidden, Q4_K), ("ffn_up", ffn, hidden, Q4_K), ("ffn_down", hidden, ffn, better)):
+        for name, outputs, inputs, kind in (("attn_q", width, hidden, Q4_K), ("attn_k", kv_width, hidden, Q4_K), ("attn_v", kv_width, hidden, better),
+                                            ("attn_output", hidden, width, Q4_K), ("ffn_gate", ffn, hidden, Q4_K), ("ffn_up", ffn, hidden, Q4_K), ("ffn_down", hidden, ffn, better)):
             yield f"blk.{layer}.{name}.weight", outputs, inputs, kind
     yield "output.weight", shape["vocab"], hidden, Q6_K
 
