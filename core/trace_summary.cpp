@@ -102,7 +102,7 @@ void AddAttention(Page& page, const TraceInfo& info) {
     group.second.push_back(layer.layer);
   }
   for (const auto& [attention, layers] : groups) {
-    const bool is_all = groups.size() == 1;
+    const bool is_all = static_cast<int>(layers.size()) == info.model.num_layers;
     page.Add("attention", StrCat(is_all               ? ""
                                  : layers.size() == 1 ? "layer "
                                                       : "layers ",
@@ -284,7 +284,7 @@ std::string VerifyText(const std::string& path, const TraceReader& trace, const 
   };
   const double recorded_limit = 5e-4 + 3e-8 * static_cast<double>(trace.tokens().ids.size());
   page.Add("verify", StrCat(Escape(path), "   ", FormatCount(result.rows_checked), " rows checked"));
-  line("recorded", "largest difference from exp(q.k * scale - lse)", result.largest_row_difference, 5e-4);
+  line("recorded", "largest difference from exp(score - lse)", result.largest_row_difference, 5e-4);
   line("recorded", "largest |sum - 1| of a row", result.largest_recorded_sum_error, recorded_limit);
   line("rebuilt", "largest |sum - 1| of a row", result.largest_rebuilt_sum_error, 1e-4);
   page.Add("worst", result.worst_place.empty() ? "nothing to compare" : result.worst_place);

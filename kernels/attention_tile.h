@@ -55,7 +55,7 @@ struct CausalAttention {
   const void* v = nullptr;
   DType dtype = DType::kF16;
   int group = 1, num_queries = 0, first_query = 0, head_dim_k = 0, head_dim_v = 0;
-  AttentionRule rule;
+  AttentionRule rule{};
   float* out = nullptr;
   int64_t out_head_stride = 0, out_row_stride = 0;
   float* lse = nullptr;

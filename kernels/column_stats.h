@@ -41,7 +41,7 @@ struct ColumnStatsProblem {
   std::span<const int> q_token;
   int group = 1, num_rows = 0, num_tokens = 0, head_dim = 0;
   int row_end = 0;
-  AttentionRule rule;
+  AttentionRule rule{};
 };
 
 // out[s] is [group, row_end] for specs[s]. A trace with a part of the rows gives sums over those rows only.

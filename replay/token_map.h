@@ -34,7 +34,7 @@ class RowReducer {
 struct RowChoice {
   const KvHeadData& data;
   std::span<const int> q_token;  // of every stored row, ascending
-  AttentionRule rule;
+  AttentionRule rule{};
   std::span<const int> members;  // query heads of the group
   std::span<const int> rows;     // of those stored, ascending
 };

@@ -47,7 +47,7 @@ void HeatmapModel::Update(TraceDocument& document, const ViewState& view, int wi
     layer_ = layer.layer, head_ = layer.heads[view.head_index];
     q_token_ = document.reader().q_token(view.layer_index);
     member_ = view.head_index % layer.HeadsPerKvHead();
-    score_scale_ = layer.scale;
+    rule_ = RuleOf(layer);
     cache_ = is_all ? document.maps() : nullptr;
     jobs.Cancel(kSlot);
     stage_ = cache_ ? Stage::kFinding : Stage::kWaiting;
@@ -59,10 +59,10 @@ void HeatmapModel::Update(TraceDocument& document, const ViewState& view, int wi
 
 std::optional<float> HeatmapModel::WeightOf(int query, int token) const {
   const std::shared_ptr<const KvHeadData> data = data_.lock();
-  if (!data) return {};
+  if (!data || token > query || token < rule_.FirstSeen(query)) return {};
   const auto row = std::lower_bound(q_token_.begin(), q_token_.end(), query);
   if (row == q_token_.end() || *row != query) return {};
-  return WeightOfPair(*data, member_, static_cast<int>(row - q_token_.begin()), token, score_scale_);
+  return WeightOfPair(*data, member_, static_cast<int>(row - q_token_.begin()), token, rule_);
 }
 
 // A map from before, whole at once; else the head is waited for.
@@ -84,8 +84,8 @@ void HeatmapModel::StartRefining(const TraceDocument& document, std::shared_ptr<
   stage_ = Stage::kRefining;
   std::vector<TokenBand> bands;
   for (const LabelledBand& band : document.bands()) bands.push_back({band.token_begin, band.token_end});
-  StartSlice(std::make_shared<WeightMap>(std::move(data), q_token_, member_, score_scale_, request_.window,
-                                         request_.rows, request_.columns, bands),
+  StartSlice(std::make_shared<WeightMap>(std::move(data), q_token_, member_, rule_, request_.window, request_.rows,
+                                         request_.columns, bands),
              0, jobs);
 }
 

@@ -38,7 +38,8 @@ class HeatmapModel {
                          request_.head_index == view.head_index;
     return is_same ? exact_ : nullptr;
   }
-  // Of one pair, exactly; nothing when the query's row is not stored, or the head is not read yet.
+  // Of one pair, exactly; nothing when the query does not see the token, its row is not stored, or the head is not read
+  // yet.
   std::optional<float> WeightOf(int query, int token) const;
 
   // Cells of a map of all tokens, at most. A file of such a map takes up to 4.2 MB.
@@ -85,7 +86,7 @@ class HeatmapModel {
   std::weak_ptr<const KvHeadData> data_;      // the document's
   std::vector<int> q_token_;                  // of request_'s layer
   int member_ = 0;                            // of the KV head's group
-  float score_scale_ = 1;
+  AttentionRule rule_;                        // of the layer
   std::shared_ptr<const Image> image_;
   MapWindow window_;
   WeightScale scale_;

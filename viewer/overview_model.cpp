@@ -38,7 +38,7 @@ LayerResult LookAtLayer(const TraceReader& reader, int layer_index, const std::v
     try {
       const auto data = ReadKvHeadForWeights(reader, layer_index, kv_head);
       if (data->num_tokens == 0 || data->num_rows == 0) return;
-      std::vector<HeadOverview> heads = OverviewOfKvHead(*data, reader.q_token(layer_index), layer.scale,
+      std::vector<HeadOverview> heads = OverviewOfKvHead(*data, reader.q_token(layer_index), RuleOf(layer),
                                                          OverviewModel::kThumbPixels, needles, askers, is_cancelled);
       for (size_t i = 0; i < heads.size(); ++i) {
         const int head = kv_head * group + static_cast<int>(i);

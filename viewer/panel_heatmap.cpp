@@ -143,12 +143,15 @@ void HeatmapPanel::DrawHover(const PanelContext& context, int query, int token) 
   const TraceDocument& document = *context.document;
   if (query < 0 || token < 0 || query >= document.num_tokens() || token >= document.num_tokens()) return;
   const auto& pieces = document.reader().tokens().pieces;
+  const AttentionRule rule = RuleOf(document.reader().info().layers[context.view.layer_index]);
   ImGui::BeginTooltip();
   ImGui::Text("%d  \"%s\"", query, Escape(pieces[query]).c_str());
   ImGui::TextDisabled("looks at");
   ImGui::Text("%d  \"%s\"", token, Escape(pieces[token]).c_str());
   if (token > query) {
     ImGui::TextDisabled("which comes later");
+  } else if (token < rule.FirstSeen(query)) {
+    ImGui::TextDisabled("which has left the window of %d tokens", rule.window);
   } else if (const std::optional<float> weight = model_.WeightOf(query, token)) {
     ImGui::Text("weight %.4g", *weight);
     if (token < std::ssize(relevance_.weights()))

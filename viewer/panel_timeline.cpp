@@ -109,19 +109,21 @@ void TimelinePanel::DrawRow(PanelContext& context, int query, float height) {
   const std::vector<float>& weights = row_.weights();
   const std::span<const float> row =
       std::span(weights).first(std::min<size_t>(weights.size(), static_cast<size_t>(query) + 1));
-  if (row.empty()) return;
-  // A bar for each pixel, the largest weight of its tokens.
+  const LayerInfo& layer = document.reader().info().layers[context.view.layer_index];
+  const int64_t first_seen = RuleOf(layer).FirstSeen(query);
+  if (static_cast<int64_t>(row.size()) <= first_seen) return;
+  // A bar for each pixel, the largest weight of its tokens; none outside the layer's window.
   const int bars = std::clamp(static_cast<int>(ImGui::GetContentRegionAvail().x), 16,
                               static_cast<int>(std::max<size_t>(16, row.size())));
   std::vector<float> xs, ys;
-  const auto count = static_cast<int64_t>(row.size());
+  const int64_t count = static_cast<int64_t>(row.size()) - first_seen;
   for (int64_t bar = 0; bar < bars; ++bar) {
     const int64_t begin = count * bar / bars, end = std::max(begin + 1, count * (bar + 1) / bars);
     if (begin >= count) break;
-    xs.push_back(static_cast<float>(begin + end) / 2);
-    ys.push_back(std::max(kLeastWeight, *std::max_element(row.begin() + begin, row.begin() + std::min(end, count))));
+    const auto from = row.begin() + first_seen;
+    xs.push_back(static_cast<float>(first_seen) + static_cast<float>(begin + end) / 2);
+    ys.push_back(std::max(kLeastWeight, *std::max_element(from + begin, from + std::min(end, count))));
   }
-  const LayerInfo& layer = document.reader().info().layers[context.view.layer_index];
   const std::string label = StrCat("weight of layer ", layer.layer, ", head ", layer.heads[context.view.head_index]);
   if (!ImPlot::BeginPlot("##row", {-1, height}, ImPlotFlags_CanvasOnly)) return;
   ImPlot::SetupAxes("token looked at", label.c_str(), ImPlotAxisFlags_NoGridLines, ImPlotAxisFlags_NoGridLines);
@@ -137,7 +139,7 @@ void TimelinePanel::DrawRow(PanelContext& context, int query, float height) {
   DrawKeptStrip(FollowedBits(context), context.is_dark);
   if (ImPlot::IsPlotHovered()) {
     const int token = static_cast<int>(std::floor(ImPlot::GetPlotMousePos().x));
-    if (token >= 0 && token < static_cast<int>(row.size())) {
+    if (token >= first_seen && token < static_cast<int>(row.size())) {
       ImGui::BeginTooltip();
       ImGui::Text("token %d  \"%s\"\nweight %.4g", token, Escape(document.reader().tokens().pieces[token]).c_str(),
                   row[token]);
@@ -155,7 +157,8 @@ std::string TimelinePanel::Csv(PanelContext& context) const {
   const int query = std::min(reader.info().prompt_tokens + context.view.step, context.document->num_tokens() - 1);
   if (!row_.IsOf(*context.document) || row_.weights().empty() || reader.steps().empty()) return "";
   std::string csv = "step,query_token,token,text,weight\n";
-  for (int token = 0; token <= query && token < static_cast<int>(row_.weights().size()); ++token) {
+  const int first_seen = RuleOf(reader.info().layers[context.view.layer_index]).FirstSeen(query);
+  for (int token = first_seen; token <= query && token < static_cast<int>(row_.weights().size()); ++token) {
     csv += StrCat(context.view.step, ",", query, ",", token, ",", CsvText(reader.tokens().pieces[token]), ",",
                   CsvNumber(row_.weights()[token]), "\n");
   }

@@ -79,6 +79,7 @@ Found LineOfLayer(const TraceReader& reader, int layer_index, RowReduction reduc
   const LayerInfo& layer = reader.info().layers[layer_index];
   HeadCombiner combiner(how);
   Found found;
+  std::vector<int> queries;  // whose rows are in the line; empty: those of all tokens
   const auto is_wanted = [&](int head_index) { return head < 0 || layer.heads[head_index] == head; };
   const int num_heads = static_cast<int>(layer.heads.size());
   int seen = 0;
@@ -103,11 +104,12 @@ Found LineOfLayer(const TraceReader& reader, int layer_index, RowReduction reduc
       if (members.empty()) continue;
       const auto data = ReadKvHeadForWeights(reader, layer_index, kv_head);
       const std::vector<float> reduced =
-          ReduceRows({*data, q_token, layer.scale, members, rows}, reduction, is_cancelled);
+          ReduceRows({*data, q_token, RuleOf(layer), members, rows}, reduction, is_cancelled);
       for (size_t i = 0; i < members.size() && !is_cancelled; ++i)
         combiner.Add(std::span(reduced).subspan(i * data->num_tokens, data->num_tokens));
     }
-    seen = rows.empty() ? 0 : q_token[rows.back()] + 1;
+    for (const int row : rows) queries.push_back(q_token[row]);
+    seen = queries.empty() ? 0 : queries.back() + 1;
     found.source = SourceText(rows.size(), q_token.size(), are_asking);
   } else {
     for (int i = 0; i < num_heads && !is_cancelled; ++i) {
@@ -116,11 +118,13 @@ Found LineOfLayer(const TraceReader& reader, int layer_index, RowReduction reduc
       std::vector<int> rows(recorded.num_steps);
       std::iota(rows.begin(), rows.end(), 0);
       combiner.Add(ReduceRows(recorded, rows, reduction));
-      seen = rows.empty() ? 0 : recorded.row_token.back() + 1;
+      queries = recorded.row_token;
+      seen = queries.empty() ? 0 : queries.back() + 1;
       found.source = StrCat("from the rows of ", FormatCount(recorded.num_steps), " decode steps");
     }
   }
   found.lines.push_back(combiner.Take());
+  if (!queries.empty()) HideUnseen(queries, RuleOf(layer), found.lines[0]);
   found.lines[0].resize(std::min(found.lines[0].size(), static_cast<size_t>(seen)));
   return found;
 }
@@ -138,7 +142,7 @@ Found LinesOfSteps(const TraceReader& reader, int layer_index, int head_index, c
   if (!data) {
     const RecordedRows recorded = reader.ReadRows(layer_index, head_index);
     share(recorded.num_steps);
-    found.lines = RunningLines(recorded, reduction, steps_per_line);
+    found.lines = RunningLines(recorded, RuleOf(layer), reduction, steps_per_line);
     return found;
   }
   const std::vector<int>& q_token = reader.q_token(layer_index);
@@ -152,7 +156,7 @@ Found LinesOfSteps(const TraceReader& reader, int layer_index, int head_index, c
   share(static_cast<int64_t>(rows.size()));
   const int member = head_index % layer.HeadsPerKvHead();
   found.lines =
-      RunningLines({*data, q_token, layer.scale, {&member, 1}, rows}, reduction, steps_per_line, is_cancelled);
+      RunningLines({*data, q_token, RuleOf(layer), {&member, 1}, rows}, reduction, steps_per_line, is_cancelled);
   return found;
 }
 
@@ -165,7 +169,8 @@ double TokenMapModel::progress() const {
 std::optional<float> TokenMapModel::ValueOf(int line, int token) const {
   if (line < 0 || line >= num_lines() || !lines_[line] || token < 0) return {};
   if (token >= static_cast<int>(lines_[line]->size())) return {};
-  return (*lines_[line])[token];
+  const float value = (*lines_[line])[token];
+  return value == WeightMap::kNoWeight ? std::nullopt : std::optional(value);
 }
 
 void TokenMapModel::Update(TraceDocument& document, const ViewState& view, int width, int height,

@@ -32,8 +32,8 @@ void TokenWeights::Update(TraceDocument& document, ViewState& view, const std::v
   is_of_all_ = reader.HasColumns();
   if (has_vectors) {
     Compute([data, askers, q_token = reader.q_token(view.layer_index),
-             member = view.head_index % layer.HeadsPerKvHead(), scale = layer.scale](
-                const auto& is_cancelled) { return MeanWeights(*data, q_token, member, scale, askers, is_cancelled); },
+             member = view.head_index % layer.HeadsPerKvHead(), rule = RuleOf(layer)](
+                const auto& is_cancelled) { return MeanWeights(*data, q_token, member, rule, askers, is_cancelled); },
             jobs);
   } else if (is_of_all_) {
     Compute(

@@ -37,14 +37,14 @@ void Measure(int tokens, int dim) {
   const std::atomic<bool> goes_on{false};
 
   double begin = Seconds();
-  WeightMap map(data, q_token, 0, scale, {0, tokens, 0, tokens}, kHeight, kWidth, bands);
+  WeightMap map(data, q_token, 0, {.scale = scale}, {0, tokens, 0, tokens}, kHeight, kWidth, bands);
   map.Refine(map.rows(), goes_on);
   const double first = Seconds() - begin;
   while (map.Refine(4096, goes_on)) {
   }
   const double all = Seconds() - begin;
   begin = Seconds();
-  OverviewOfKvHead(*data, q_token, scale, 64, {bands, 1}, {bands + 1, 1}, goes_on);
+  OverviewOfKvHead(*data, q_token, {.scale = scale}, 64, {bands, 1}, {bands + 1, 1}, goes_on);
   const double overview = Seconds() - begin;
   std::printf(
       "{\"benchmark\": \"heatmap\", \"tokens\": %d, \"head_dim\": %d, \"cells\": \"%dx%d\", \"first_picture_secs\": "

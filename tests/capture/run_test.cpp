@@ -84,6 +84,29 @@ TEST_F(Run, ChunkSizeDoesNotChangeABit) {
   EXPECT_EQ(expected->lse, found->lse);
 }
 
+// The decoder's attention, the recorder and the file against verify's plain arithmetic, at every level, chunk by chunk.
+TEST_F(Run, AWindowedAndSoftCappedLayerVerifies) {
+  const auto before = Record({});
+  model_->config.layers[1].attention.window = 6;
+  model_->config.layers[2].attention = {.scale = 0.9f, .softcap = 2, .window = 9};
+  for (const DType dtype : {DType::kF16, DType::kF32}) {
+    const auto whole = Record({.kv_dtype = dtype, .prefill_chunk = 512});
+    EXPECT_EQ(whole->info().layers[1].kind, "window");
+    EXPECT_EQ(whole->info().layers[2].window, 9);
+    EXPECT_EQ(whole->info().layers[2].softcap, 2);
+    const VerifyResult verified = VerifyTrace(*whole);
+    EXPECT_TRUE(verified.ok) << verified.worst_place;
+    const RecordedRows rows = whole->ReadRows(1, 0);
+    for (int token = 0; token < rows.row_token[0] - 5; ++token) EXPECT_EQ(FloatFromHalf(rows.weights[token]), 0);
+    const auto parts = Record({.kv_dtype = dtype, .prefill_chunk = 4});
+    EXPECT_EQ(whole->ReadKvHead(2, 1)->lse, parts->ReadKvHead(2, 1)->lse) << "bit for bit";
+    EXPECT_NE(whole->ReadKvHead(2, 1)->lse, before->ReadKvHead(2, 1)->lse);
+  }
+  const auto columns = Record({.level = TraceLevel::kRelevance, .prefill_chunk = 4});
+  const VerifyResult verified = VerifyTrace(*columns);
+  EXPECT_TRUE(verified.ok) << verified.worst_place;
+}
+
 TEST_F(Run, APartOfTheHeadsEqualsThatPartOfTheWhole) {
   const auto whole = Record({});
   const std::shared_ptr<const KvHeadData> expected = whole->ReadKvHead(2, 1);

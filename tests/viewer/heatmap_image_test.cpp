@@ -34,7 +34,7 @@ const std::atomic<bool> kGoOn{false};
 
 TEST(HeatmapImage, DrawsWeightsMasksAndBackground) {
   const auto head = MakeHead(100);
-  WeightMap map(head, Numbers(100), 0, 1, {0, 100, 0, 100}, 100, 100, {});
+  WeightMap map(head, Numbers(100), 0, {.scale = 1}, {0, 100, 0, 100}, 100, 100, {});
   while (map.Refine(1000, kGoOn)) {
   }
   HeatmapOptions options{.scale = {true, HighestWeight(map.known(), 0)}, .background = 0xff112233};
@@ -52,9 +52,24 @@ TEST(HeatmapImage, DrawsWeightsMasksAndBackground) {
   EXPECT_EQ(pixel(8, 8), InkColor(options.scale.InkOf(map.cells()[4 * 100 + 4]), false));
 }
 
+// As tokens that come later do, those that left the window lie on the background.
+TEST(HeatmapImage, DrawsNothingOutsideTheWindow) {
+  WeightMap map(MakeHead(100), Numbers(100), 0, {.scale = 1, .window = 20}, {0, 100, 0, 100}, 100, 100, {});
+  while (map.Refine(1000, kGoOn)) {
+  }
+  const HeatmapOptions options{.scale = {true, 1}, .background = 0xff112233};
+  const Image image = MakeHeatmapImage(map, options, 100, 100);
+  for (int query = 0; query < 100; ++query) {
+    for (int token = 0; token < 100; ++token) {
+      const bool is_seen = token <= query && token > query - 20;
+      ASSERT_EQ(image.rgba[size_t(query) * 100 + token] != options.background, is_seen) << query << " " << token;
+    }
+  }
+}
+
 TEST(HeatmapImage, HatchesWhatIsNotExact) {
   const auto head = MakeHead(100);
-  WeightMap map(head, Numbers(100), 0, 1, {0, 100, 0, 100}, 10, 10, {});
+  WeightMap map(head, Numbers(100), 0, {.scale = 1}, {0, 100, 0, 100}, 10, 10, {});
   map.Refine(10, kGoOn);
   const HeatmapOptions options{.scale = {true, 1}, .background = 0xff112233};
   const auto hatched = [&] {
@@ -71,7 +86,7 @@ TEST(HeatmapImage, HatchesWhatIsNotExact) {
 
 TEST(HeatmapImage, ASmallerPictureKeepsTheLargestWeights) {
   const auto head = MakeHead(100);
-  WeightMap map(head, Numbers(100), 0, 1, {0, 100, 0, 100}, 100, 100, {});
+  WeightMap map(head, Numbers(100), 0, {.scale = 1}, {0, 100, 0, 100}, 100, 100, {});
   while (map.Refine(1000, kGoOn)) {
   }
   const HeatmapOptions options{.scale = {true, 1}, .background = 0xff112233};

@@ -94,6 +94,12 @@ void WriteSomeLayers(const std::string& path) {
   WriteRun(path, run);
 }
 
+void WriteASink(const std::string& path) {
+  TinyRun run = MakeTinyRun(kTiny);
+  for (LayerInfo& layer : run.info.layers) layer.sink = true;
+  WriteRun(path, run);
+}
+
 // KV head 2 of four, and its two query heads of eight.
 void WriteSomeKvHeads(const std::string& path) {
   TinyRun run = MakeTinyRun(With([](TinyShape& shape) { shape.heads = 2, shape.kv_heads = 1; }));
@@ -172,10 +178,16 @@ const std::vector<OddTrace> kOddTraces = {
     {"f32", Writes(With([](TinyShape& shape) { shape.dtype = DType::kF32; })), {{"heatmap", ""}}},
     {"window",
      Writes(With([](TinyShape& shape) { shape.window = 8; })),
-     {{"heatmap", ""}, {"heatmap layer", "Layer 1 uses window attention"}, {"overview", "Layer 1"}}},
+     {{"heatmap", ""},
+      {"heatmap layer", "from "},
+      {"heatmap step", "rows of decode steps"},
+      {"overview", ""},
+      {"timeline", ""},
+      {"run", "layer 1: window 8"}}},
     {"softcap",
      Writes(With([](TinyShape& shape) { shape.softcap = 20; })),
-     {{"heatmap", "caps its scores"}, {"text", "caps its scores"}, {"timeline", "caps its scores"}}},
+     {{"heatmap", ""}, {"text", "gives each token"}, {"timeline", ""}, {"run", "soft-cap 20"}}},
+    {"sink", WriteASink, {{"heatmap", "learned sink"}, {"text", "learned sink"}, {"timeline", "learned sink"}}},
     {"few_channels",
      Writes(With([](TinyShape& shape) { shape.head_dim = 8; })),
      {{"heatmap", "has 8 channels"}, {"overview", "has 8 channels"}, {"heatmap step", ""}}},

@@ -128,6 +128,33 @@ TEST(TokenMapModel, ShowsEachStep) {
   }
 }
 
+TEST(TokenMapModel, ShowsNothingOutsideAWindow) {
+  TinyShape shape = kShape;
+  shape.window = 12;  // of layer 1
+  const TinyRun run = MakeTinyRun(shape);
+  for (const TraceLevel level : {TraceLevel::kQkv, TraceLevel::kRows}) {
+    shape.level = level;
+    const std::string path = TempPath(StrCat("windowed_", static_cast<int>(level), ".kvtrace.h5"));
+    WriteTinyTrace(path, shape);
+    Shown steps(path, {.layer_index = 1, .heatmap_kind = HeatmapKind::kStep, .reduction = RowReduction::kNone});
+    ASSERT_EQ(steps.model.failure(), "");
+    for (int step = 0; step < 5; ++step) {
+      const std::vector<double> weights = ExactWeights(run.info.layers[1], run.layers[1], 0, 64 + step);
+      for (int token = 0; token <= 64 + step; ++token) {
+        const std::optional<float> value = steps.model.ValueOf(step, token);
+        ASSERT_EQ(value.has_value(), token > 64 + step - 12) << step << " " << token;
+        ASSERT_NEAR(value.value_or(0), weights[token], 1e-3 * weights[token] + 1e-7);
+      }
+    }
+    // Rows of question and answer, 56 .. 68, or of the steps alone.
+    const int first_query = level == TraceLevel::kRows ? 64 : 56;
+    Shown layers(path, {.heatmap_kind = HeatmapKind::kLayer, .reduction = RowReduction::kMax});
+    EXPECT_FALSE(layers.model.ValueOf(1, first_query - 12));
+    EXPECT_TRUE(layers.model.ValueOf(1, first_query - 11));
+    EXPECT_TRUE(layers.model.ValueOf(0, 0)) << "a layer without a window";
+  }
+}
+
 TEST(TokenMapModel, SaysWhatATraceCannotShow) {
   EXPECT_THAT(Shown(Write(TraceLevel::kRelevance), {.heatmap_kind = HeatmapKind::kStep}).model.failure(),
               HasSubstr("record with --level rows"));
