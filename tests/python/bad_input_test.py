@@ -35,7 +35,7 @@ def damaged_models(good):
         ("big_endian", b"GGUF" + struct.pack(">I", 3) + good[8:], "big endian"),
         ("old_version", tiny_gguf.model(version=1), "GGUF version 2 or 3, found 1"),
         ("new_version", tiny_gguf.model(version=4), "GGUF version 2 or 3, found 4"),
-        ("other_architecture", tiny_gguf.model(keys={"general.architecture": tiny_gguf.text("mamba")}), "architecture 'mamba'"),
+        ("other_architecture", tiny_gguf.model(keys={"general.architecture": tiny_gguf.text("mamba")}), "found 'mamba'"),
         ("control_characters", tiny_gguf.model(keys={"general.architecture": tiny_gguf.text("a\n\x1b[31mb")}), "architecture"),
         ("other_tokenizer", tiny_gguf.model(keys={"tokenizer.ggml.model": tiny_gguf.text("bert")}), "tokenizer.ggml.model"),
         ("no_scores", tiny_gguf.model(keys={"tokenizer.ggml.model": tiny_gguf.text("llama")}), "tokenizer.ggml.scores"),
