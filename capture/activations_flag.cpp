@@ -3,7 +3,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 
 #include "capture/decoder.h"
@@ -14,16 +13,6 @@ namespace kvscope {
 namespace {
 
 constexpr int kLogitRows = 32;  // rows of logits held at once
-
-double KlDivergence(std::span<const float> truth, std::span<const float> other) {
-  const double truth_sum = LogSumExp(truth), other_sum = LogSumExp(other);
-  double divergence = 0;
-  for (size_t i = 0; i < truth.size(); ++i) {
-    const double logprob = truth[i] - truth_sum;
-    divergence += std::exp(logprob) * (logprob - (other[i] - other_sum));
-  }
-  return divergence;
-}
 
 }  // namespace
 
@@ -55,8 +44,12 @@ double MeanKlOfInt8(const Model& model, std::span<const int> ids) {
     int8_logits.resize(rows * vocab);
     as_float.Logits(float_hidden.subspan(begin * hidden, rows * hidden), static_cast<int>(rows), float_logits);
     as_int8.Logits(int8_hidden.subspan(begin * hidden, rows * hidden), static_cast<int>(rows), int8_logits);
-    for (size_t row = 0; row < rows; ++row)
-      sum += KlDivergence({&float_logits[row * vocab], vocab}, {&int8_logits[row * vocab], vocab});
+    for (size_t row = 0; row < rows; ++row) {
+      const std::span<float> truth(&float_logits[row * vocab], vocab), other(&int8_logits[row * vocab], vocab);
+      NormalizeLogits(truth);
+      NormalizeLogits(other);
+      sum += KlDivergence(truth, other);
+    }
   }
   return sum / static_cast<double>(ids.size());
 }

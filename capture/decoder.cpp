@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "kernels/add_rows.h"
 #include "kernels/cap_logits.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
@@ -45,10 +46,12 @@ void Norm(const float* x, int rows, const std::vector<float>& weight, float epsi
   });
 }
 
+// values [rows, as many as the bias has]
 void AddBias(const std::vector<float>& bias, int rows, float* values) {
-  for (int row = 0; row < rows && !bias.empty(); ++row) {
-    for (size_t i = 0; i < bias.size(); ++i) values[static_cast<size_t>(row) * bias.size() + i] += bias[i];
-  }
+  if (bias.empty()) return;
+  const auto width = static_cast<int64_t>(bias.size());
+  cpu::AddRows(ContiguousView(bias.data(), DType::kF32, {width}, 1),
+               ContiguousView(values, DType::kF32, {rows, width}, 2));
 }
 
 // RMS norm of one head vector, where the family has it.
@@ -165,7 +168,9 @@ void Decoder::RunLayer(int layer, std::vector<Chunk>& chunks) {
 // x_ += out_, normed before where the family does that.
 void Decoder::AddToResidual(const std::vector<float>& post_norm) {
   if (!post_norm.empty()) Norm(out_.data(), rows_, post_norm, model_.config.rms_epsilon, out_.data());
-  for (int64_t i = 0; i < static_cast<int64_t>(rows_) * model_.config.hidden; ++i) x_[i] += out_[i];
+  const int64_t hidden = model_.config.hidden;
+  cpu::AddRows(ContiguousView(out_.data(), DType::kF32, {rows_, hidden}, 2),
+               ContiguousView(x_.data(), DType::kF32, {rows_, hidden}, 2));
 }
 
 // The residual stream that a chunk starts with.
@@ -234,6 +239,20 @@ double LogSumExp(std::span<const float> logits) {
   double sum = 0;
   for (const float logit : logits) sum += std::exp(logit - max);
   return max + std::log(sum);
+}
+
+void NormalizeLogits(std::span<float> logits) {
+  const double lse = LogSumExp(logits);
+  for (float& logit : logits) logit = static_cast<float>(logit - lse);
+}
+
+double KlDivergence(std::span<const float> reference, std::span<const float> other) {
+  double sum = 0;
+  for (size_t id = 0; id < reference.size(); ++id) {
+    if (reference[id] > -60.0f)
+      sum += std::exp(static_cast<double>(reference[id])) * (static_cast<double>(reference[id]) - other[id]);
+  }
+  return std::max(sum, 0.0);
 }
 
 int ArgMax(std::span<const float> values) {

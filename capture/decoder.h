@@ -63,6 +63,9 @@ class Decoder {
 
 // log softmax of one row of logits, in double; returns the log-sum-exp.
 double LogSumExp(std::span<const float> logits);
+void NormalizeLogits(std::span<float> logits);  // they become log-probabilities
+// KL(reference || other) of two rows of log-probabilities, nats. What the reference gives less than e^-60 is left out.
+double KlDivergence(std::span<const float> reference, std::span<const float> other);
 int ArgMax(std::span<const float> values);  // ties: the lower index
 
 }  // namespace kvscope

@@ -4,7 +4,6 @@
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "core/error.h"
@@ -104,8 +103,7 @@ void FullCache::WeightRows(int layer_index, const float* q, const float* lse, st
       for (int row = 0; row < group; ++row) {
         const int head = kv_head * group + row;
         const std::span<float> tile_weights(&scores[static_cast<size_t>(row) * kTileTokens], count);
-        if (first_seen > tile) std::fill_n(tile_weights.begin(), first_seen - tile, -INFINITY);
-        ExpShifted(tile_weights, lse[head]);
+        WeightsFromScores(tile_weights, tile, tokens - 1, rules_[layer_index], lse[head]);
         HalvesFromFloats(tile_weights, weights.subspan(static_cast<size_t>(head) * tokens + tile, count));
       }
     }

@@ -157,7 +157,7 @@ void Run(const Flags& flags) {
   options.kv_heads = flags.kv_heads;
   options.query_rows = flags.query_rows;
   const std::vector<std::string> paths = OutputPaths(flags, prompts, work.model_paths);
-  if (work.model && device.is_cuda && flags.device == "auto") {
+  if (device.is_cuda && flags.device == "auto") {
     if (const std::string why = WhyNotOnDevice(work.config); !why.empty()) {
       std::fprintf(stderr, "kvscope-capture: the model has %s, which no device computes yet: it runs on the CPU\n",
                    why.c_str());

@@ -75,33 +75,18 @@ __device__ float RowSum(float value) {
   return value + __shfl_xor_sync(kAllLanes, value, 2);
 }
 
-// The lanes' part of scores whose row r of a warp sees columns up to last_seen + r.
-template <int kRowTiles, int kTiles>
-__device__ void HideLater(int last_seen, float (&score)[kRowTiles][kTiles][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, seen = last_seen + lane / 4 - lane % 4 * 2;
+// The lanes' part of scores whose row r of a warp sees columns up to border + r (kLater), or from border + r on.
+template <bool kLater, int kRowTiles, int kTiles>
+__device__ void Hide(int border, float (&score)[kRowTiles][kTiles][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, own_border = border + lane / 4 - lane % 4 * 2;
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if (tile * 8 + i % 2 - m * 16 - i / 2 * 8 > seen) score[m][tile][i] = -INFINITY;
-      }
-    }
-  }
-}
-
-// The same where row r sees columns from first_seen + r on.
-template <int kRowTiles, int kTiles>
-__device__ void HideEarlier(int first_seen, float (&score)[kRowTiles][kTiles][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, seen = first_seen + lane / 4 - lane % 4 * 2;
-#pragma unroll
-  for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (tile * 8 + i % 2 - m * 16 - i / 2 * 8 < seen) score[m][tile][i] = -INFINITY;
+        const int column = tile * 8 + i % 2 - m * 16 - i / 2 * 8;
+        if (kLater ? column > own_border : column < own_border) score[m][tile][i] = -INFINITY;
       }
     }
   }
@@ -126,9 +111,9 @@ __device__ void ApplyRule(const Arguments& a, int last_seen, float (&score)[kRow
   if constexpr (!kIsPlain) {
     if (a.to_tanh > 0) CapScores(a.to_tanh, score);
     const int first_seen = last_seen - a.window + 1;
-    if (a.window > 0 && first_seen + kRowTiles * 16 > 1) HideEarlier(first_seen, score);
+    if (a.window > 0 && first_seen + kRowTiles * 16 > 1) Hide</*kLater=*/false>(first_seen, score);
   }
-  if (last_seen < kTiles * 8 - 1) HideLater(last_seen, score);
+  if (last_seen < kTiles * 8 - 1) Hide</*kLater=*/true>(last_seen, score);
 }
 
 // The tile in which the first token is that any row from `first_row` on sees.

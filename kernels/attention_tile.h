@@ -43,6 +43,10 @@ void AccumulateValues(const float* weights, int64_t weight_stride, int rows, con
 // -87 give 0. Every weight anywhere comes from this function.
 float ExpShifted(std::span<float> values, float shift);
 
+// Scores of tokens begin, begin + 1, ... up to at most the row's own, become its weights exp(score - lse), 0 for tokens
+// that have left its window.
+void WeightsFromScores(std::span<float> scores, int begin, int query_token, const AttentionRule& rule, float lse);
+
 // Causal attention of `num_queries` consecutive tokens of one KV head over tokens 0 .. first_query+num_queries-1, of
 // which each query sees what the rule says.
 // q    [group, num_queries, head_dim_k], f32, already rounded to the cache dtype

@@ -208,6 +208,12 @@ float ExpShifted(std::span<float> values, float shift) {
   return simd::Sum(total);
 }
 
+void WeightsFromScores(std::span<float> scores, int begin, int query_token, const AttentionRule& rule, float lse) {
+  const int hidden = std::clamp(rule.FirstSeen(query_token) - begin, 0, static_cast<int>(scores.size()));
+  std::fill_n(scores.begin(), hidden, 0.0f);
+  ExpShifted(scores.subspan(hidden), lse);
+}
+
 namespace cpu_fast {
 
 void Attend(const CausalAttention& problem) {

@@ -2,12 +2,12 @@
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <optional>
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/bf16.h"
 #include "kernels/matmul.h"
 #include "kernels/matmul_int8.h"
 #include "kernels/panel.h"
@@ -76,14 +76,6 @@ const int8::InstructionSet& BestInstructionSet() {
   return best;
 }
 
-void ExpandBf16(const std::byte* block, int count, float* out) {
-  for (int i = 0; i < count; ++i) {
-    uint16_t bits;
-    std::memcpy(&bits, block + i * 2, sizeof bits);
-    out[i] = std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-  }
-}
-
 }  // namespace
 
 void PackedMatrix::Expand(int panel, int begin, int end, float* out) const {
@@ -99,7 +91,7 @@ void PackedMatrix::Expand(int panel, int begin, int end, float* out) const {
           simd::Store(out + i, simd::Load(reinterpret_cast<const Half*>(block) + i));
         break;
       case WeightKind::kBf16:
-        ExpandBf16(block, count, out);
+        for (int i = 0; i < count; ++i) out[i] = FloatFromBf16(reinterpret_cast<const uint16_t*>(block)[i]);
         break;
       case WeightKind::kQuantised:
         if (format_.code_bits == 4) {
@@ -142,28 +134,6 @@ void MultiplyFloats(const MatmulProblem& p, int panel_index, std::vector<float>&
     std::copy_n(out + row * kPanelOutputs, columns, p.out + row * p.out_stride + panel_index * kPanelOutputs);
 }
 
-void MultiplyCodes(const MatmulProblem& p, int panel_index, const QuantizedRows& x) {
-  const PackedMatrix& w = *p.weights;
-  const QuantFormat& format = w.format();
-  BestInstructionSet().multiply({.weights = w.Block(panel_index, 0),
-                                 .num_blocks = w.blocks(),
-                                 .block_bytes = w.block_bytes(),
-                                 .codes_offset = w.codes_offset(),
-                                 .code_bits = format.code_bits,
-                                 .group = format.group,
-                                 .zero = format.zero,
-                                 .has_minimum = format.has_minimum,
-                                 .is_half = format.is_half,
-                                 .codes = x.codes(0),
-                                 .scales = x.scales(0),
-                                 .sums = x.sums(0),
-                                 .scaled_sums = x.scaled_sums(0),
-                                 .rows = p.rows,
-                                 .columns = std::min(kPanelOutputs, w.outputs() - panel_index * kPanelOutputs),
-                                 .out = p.out + panel_index * kPanelOutputs,
-                                 .out_stride = p.out_stride});
-}
-
 QuantizedRows Quantize(const MatmulProblem& p) {
   constexpr int kGrain = 16;
   QuantizedRows quantized(p.rows, p.weights->inputs(), p.weights->format().group);
@@ -174,36 +144,31 @@ QuantizedRows Quantize(const MatmulProblem& p) {
   return quantized;
 }
 
-// A problem with the rows that it multiplies as bytes, if it does; problems of the same x share them.
-struct Part {
-  MatmulProblem problem;
-  int quantized = -1;
+// The rows that problems multiply as bytes; problems of the same x share them.
+struct ByteRows {
+  std::vector<QuantizedRows> rows;
+  std::vector<int> of_problem;  // -1: it multiplies floats
 };
 
-struct Parts {
-  std::vector<Part> parts;
-  std::vector<QuantizedRows> quantized;
-};
-
-Parts Prepare(std::span<const MatmulProblem> problems, Activations activations) {
-  Parts all;
-  for (const MatmulProblem& p : problems) {
-    Part& part = all.parts.emplace_back(Part{p});
-    if (activations == Activations::kFloat || p.weights->kind() != WeightKind::kQuantised) continue;
-    const auto same = [&](const Part& other) {
-      return other.quantized >= 0 && other.problem.x == p.x && other.problem.rows == p.rows &&
-             other.problem.x_stride == p.x_stride && other.problem.weights->inputs() == p.weights->inputs() &&
-             other.problem.weights->format().group == p.weights->format().group;
-    };
-    const auto found = std::find_if(all.parts.begin(), all.parts.end(), same);
-    if (found != all.parts.end()) {
-      part.quantized = found->quantized;
-    } else {
-      all.quantized.push_back(Quantize(p));
-      part.quantized = static_cast<int>(all.quantized.size()) - 1;
+ByteRows Prepare(std::span<const MatmulProblem> problems, Activations activations) {
+  ByteRows bytes;
+  bytes.of_problem.assign(problems.size(), -1);
+  if (activations == Activations::kFloat) return bytes;
+  for (size_t i = 0; i < problems.size(); ++i) {
+    const MatmulProblem& p = problems[i];
+    if (p.weights->kind() != WeightKind::kQuantised) continue;
+    for (size_t other = 0; other < i && bytes.of_problem[i] < 0; ++other) {
+      const MatmulProblem& o = problems[other];
+      if (bytes.of_problem[other] >= 0 && o.x == p.x && o.rows == p.rows && o.x_stride == p.x_stride &&
+          o.weights->inputs() == p.weights->inputs() && o.weights->format().group == p.weights->format().group) {
+        bytes.of_problem[i] = bytes.of_problem[other];
+      }
     }
+    if (bytes.of_problem[i] >= 0) continue;
+    bytes.of_problem[i] = static_cast<int>(bytes.rows.size());
+    bytes.rows.push_back(Quantize(p));
   }
-  return all;
+  return bytes;
 }
 
 }  // namespace
@@ -213,7 +178,7 @@ void Matmul(const MatmulProblem& problem, Activations activations) {
 }
 
 void Matmul(std::span<const MatmulProblem> problems, Activations activations) {
-  const Parts all = Prepare(problems, activations);
+  const ByteRows bytes = Prepare(problems, activations);
   int num_panels = 0;
   int64_t work = 1;
   for (const MatmulProblem& p : problems) {
@@ -229,11 +194,13 @@ void Matmul(std::span<const MatmulProblem> problems, Activations activations) {
       size_t which = 0;
       while (panel_index >= problems[which].weights->num_panels())
         panel_index -= problems[which++].weights->num_panels();
-      const Part& part = all.parts[which];
-      if (part.quantized < 0) {
-        MultiplyFloats(part.problem, panel_index, scratch);
+      const MatmulProblem& p = problems[which];
+      if (const int rows = bytes.of_problem[which]; rows < 0) {
+        MultiplyFloats(p, panel_index, scratch);
       } else {
-        MultiplyCodes(part.problem, panel_index, all.quantized[part.quantized]);
+        float* const out = p.out + panel_index * kPanelOutputs;
+        BestInstructionSet().multiply(
+            int8::ProblemOf(*p.weights, panel_index, bytes.rows[rows], p.rows, out, p.out_stride));
       }
     }
   });

@@ -2,11 +2,14 @@
 // The instruction set that every processor has, and the choice among them.
 #include "kernels/matmul_int8.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "core/half.h"
 #include "kernels/matmul_int8_panel.h"
+#include "kernels/packed_matrix.h"
+#include "kernels/quantized_rows.h"
 
 namespace kvscope::int8 {
 namespace {
@@ -83,6 +86,28 @@ struct Plain {
 };
 
 }  // namespace
+
+PanelProblem ProblemOf(const PackedMatrix& weights, int panel, const QuantizedRows& x, int rows, float* out,
+                       int64_t out_stride) {
+  const QuantFormat& format = weights.format();
+  return {.weights = weights.Block(panel, 0),
+          .num_blocks = weights.blocks(),
+          .block_bytes = weights.block_bytes(),
+          .codes_offset = weights.codes_offset(),
+          .code_bits = format.code_bits,
+          .group = format.group,
+          .zero = format.zero,
+          .has_minimum = format.has_minimum,
+          .is_half = format.is_half,
+          .codes = x.codes(0),
+          .scales = x.scales(0),
+          .sums = x.sums(0),
+          .scaled_sums = x.scaled_sums(0),
+          .rows = rows,
+          .columns = std::min(kPanelOutputs, weights.outputs() - panel * kPanelOutputs),
+          .out = out,
+          .out_stride = out_stride};
+}
 
 void MultiplyPlain(const PanelProblem& problem) {
   Multiply<Plain>(problem);

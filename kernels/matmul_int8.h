@@ -7,6 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 
+namespace kvscope {
+class PackedMatrix;
+class QuantizedRows;
+}  // namespace kvscope
+
 namespace kvscope::int8 {
 
 // One panel of a quantised PackedMatrix times quantised rows (quantized_rows.h of the same group).
@@ -24,6 +29,9 @@ struct PanelProblem {
   float* out;   // [row, columns], row stride out_stride
   int64_t out_stride;
 };
+
+PanelProblem ProblemOf(const PackedMatrix& weights, int panel, const QuantizedRows& x, int rows, float* out,
+                       int64_t out_stride);
 
 void MultiplyPlain(const PanelProblem& problem);
 void MultiplyAvx2(const PanelProblem& problem);        // needs AVX2, FMA and F16C

@@ -80,31 +80,28 @@ PackedMatrix::PackedMatrix(const QuantFormat& format, int outputs, int inputs)
   Allocate();
 }
 
-void PackedMatrix::SetRow(int output, std::span<const float> weights) {
-  KVSCOPE_CHECK(kind_ == WeightKind::kF32);
+template <typename T>
+void PackedMatrix::SetPlainRow(int output, std::span<const T> weights) {
   const int column = output % kPanelOutputs;
   for (int input = 0; input < inputs_; ++input) {
-    Put(Block(output / kPanelOutputs, input / kBlockInputs) + (input % kBlockInputs * kPanelOutputs + column) * 4,
-        weights[input]);
+    std::byte* const block = Block(output / kPanelOutputs, input / kBlockInputs);
+    Put(block + (input % kBlockInputs * kPanelOutputs + column) * static_cast<int>(sizeof(T)), weights[input]);
   }
+}
+
+void PackedMatrix::SetRow(int output, std::span<const float> weights) {
+  KVSCOPE_CHECK(kind_ == WeightKind::kF32);
+  SetPlainRow(output, weights);
 }
 
 void PackedMatrix::SetRow(int output, std::span<const Half> weights) {
   KVSCOPE_CHECK(kind_ == WeightKind::kF16);
-  const int column = output % kPanelOutputs;
-  for (int input = 0; input < inputs_; ++input) {
-    Put(Block(output / kPanelOutputs, input / kBlockInputs) + (input % kBlockInputs * kPanelOutputs + column) * 2,
-        weights[input]);
-  }
+  SetPlainRow(output, weights);
 }
 
 void PackedMatrix::SetRow(int output, std::span<const uint16_t> weights) {
   KVSCOPE_CHECK(kind_ == WeightKind::kBf16);
-  const int column = output % kPanelOutputs;
-  for (int input = 0; input < inputs_; ++input) {
-    Put(Block(output / kPanelOutputs, input / kBlockInputs) + (input % kBlockInputs * kPanelOutputs + column) * 2,
-        weights[input]);
-  }
+  SetPlainRow(output, weights);
 }
 
 void PackedMatrix::SetRow(int output, std::span<const uint8_t> codes, std::span<const float> scales,

@@ -67,6 +67,8 @@ class PackedMatrix {
     void operator()(void* memory) const;
   };
   void Allocate();
+  template <typename T>
+  void SetPlainRow(int output, std::span<const T> weights);
   std::byte* Block(int panel, int block) { return const_cast<std::byte*>(std::as_const(*this).Block(panel, block)); }
   int ScaleBytes() const { return format_.is_half ? 2 : 4; }
   // Where the scale (which = 0) or minimum (1) of an input lies.

@@ -194,9 +194,7 @@ void Evidence::SeeSampledRows(int layer_index, int kv_head, const KvHeadData& da
     for (size_t i = 0; i < rows.size(); ++i) {
       const int token = q_token[rows[i]];
       const std::span<float> row(&weights[(head * rows.size() + i) * stride], token + 1);
-      const int first_seen = rule.FirstSeen(token);
-      std::fill_n(row.begin(), first_seen, 0.0f);
-      ExpShifted(row.subspan(first_seen), data.lse[static_cast<size_t>(head) * data.num_rows + rows[i]]);
+      WeightsFromScores(row, 0, token, rule, data.lse[static_cast<size_t>(head) * data.num_rows + rows[i]]);
       see_row_(layer_index, kv_head * group + head, token, row);
     }
   }

@@ -35,10 +35,9 @@ void VisitTile(const RowChoice& choice, int tile, const See& see) {
       ScoreTile(q.data(), dim, some, panels.data(), count, dim, choice.rule, scores.data(), kTileTokens);
       for (int i = 0; i < some; ++i) {
         const int row = choice.rows[first + i], seen = std::clamp(choice.q_token[row] + 1 - begin, 0, count);
-        const int hidden = std::clamp(choice.rule.FirstSeen(choice.q_token[row]) - begin, 0, seen);
         const std::span<float> weights(&scores[static_cast<size_t>(i) * kTileTokens], seen);
-        std::fill_n(weights.begin(), hidden, 0.0f);
-        ExpShifted(weights.subspan(hidden), data.lse[static_cast<size_t>(choice.members[place]) * data.num_rows + row]);
+        WeightsFromScores(weights, begin, choice.q_token[row], choice.rule,
+                          data.lse[static_cast<size_t>(choice.members[place]) * data.num_rows + row]);
         see(static_cast<int>(place), first + i, begin, weights);
       }
     }

@@ -15,18 +15,8 @@ constexpr int kBlock = 16;  // positions of one chunk of a chain
 
 // log softmax in place of logits, and the best id.
 int Normalize(std::span<float> logits) {
-  const double lse = LogSumExp(logits);
-  for (float& logit : logits) logit = static_cast<float>(logit - lse);
+  NormalizeLogits(logits);
   return ArgMax(logits);
-}
-
-double Divergence(std::span<const float> reference, std::span<const float> other) {
-  double sum = 0;
-  for (size_t id = 0; id < reference.size(); ++id) {
-    if (reference[id] > -60.0f)
-      sum += std::exp(static_cast<double>(reference[id])) * (static_cast<double>(reference[id]) - other[id]);
-  }
-  return std::max(sum, 0.0);
 }
 
 void Score(std::span<const float> reference, int reference_best, std::span<const float> own, int own_best, int id,
@@ -34,7 +24,7 @@ void Score(std::span<const float> reference, int reference_best, std::span<const
   score.nll.push_back(-own[id]);
   score.rank.push_back(
       1 + static_cast<int>(std::count_if(own.begin(), own.end(), [&](float value) { return value > own[id]; })));
-  score.kl.push_back(Divergence(reference, own));
+  score.kl.push_back(KlDivergence(reference, own));
   score.agrees.push_back(own_best == reference_best);
 }
 

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "tests/support/capture_tiny_gguf.h"
 #include "tests/support/capture_vocabularies.h"
+#include "tests/support/core_message.h"
 
 namespace kvscope {
 namespace {
@@ -80,16 +81,6 @@ Tokenizer TokenizerOfAllFamilies(const std::string& chat_template, bool adds_bos
     options.tokens.push_back({token, 0, 3});
   }
   return Tokenizer::FromGguf(GgufFile::FromBytes("all.gguf", PieceVocabularyBytes(options)));
-}
-
-template <typename Call>
-std::string MessageOf(Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 // Turns follow each other without gaps over all tokens; every text lies where it says.

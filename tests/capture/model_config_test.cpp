@@ -112,8 +112,8 @@ TEST(ModelConfig, RefusesKeysThatChangeWhatIsComputed) {
   EXPECT_EQ(line("attention.clamp_kqv", 8),
             "model:llama.attention.clamp_kqv: expected 0, found 8; kvscope does not know "
             "what it does, use another model");
-  EXPECT_EQ(line("attention.clamp_kqv", 0), "nothing was thrown");
-  EXPECT_EQ(line("logit_scale", 1), "nothing was thrown");
+  EXPECT_EQ(line("attention.clamp_kqv", 0), "");
+  EXPECT_EQ(line("logit_scale", 1), "");
   EXPECT_THAT(line("attn_logit_softcapping", -1), HasSubstr("expected a number from 0 to 1e+06, found -1"));
 }
 
@@ -130,7 +130,7 @@ TEST(LoadModel, RefusesATensorWithoutAUse) {
   TinyGgufOptions options;
   options.head_dim = 16;
   const std::string plain = TinyGgufBytes(options);
-  EXPECT_EQ(MessageOf([&] { LoadModel(GgufFile::FromBytes("tiny", plain)); }), "nothing was thrown");
+  EXPECT_EQ(MessageOf([&] { LoadModel(GgufFile::FromBytes("tiny", plain)); }), "");
   options.extra_tensor = "blk.0.ssm_a";
   EXPECT_EQ(MessageOf([&] { LoadModel(GgufFile::FromBytes("tiny", TinyGgufBytes(options))); }),
             "tiny:blk.0.ssm_a: expected no such tensor in a model of architecture llama, found one of shape [16]; "

@@ -93,17 +93,6 @@ std::vector<Section> Sections() {
   return sections;
 }
 
-// The piece with the spaces that a vocabulary writes as U+2581.
-std::string WithSpaces(std::string_view text) {
-  std::string plain;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const bool is_sign = text.compare(i, 3, "\xE2\x96\x81") == 0;
-    plain += is_sign ? ' ' : text[i];
-    if (is_sign) i += 2;
-  }
-  return plain;
-}
-
 // What capture/tokenizer.h promises about the bytes of each token.
 void ExpectExactOffsets(const Tokenizer& tokenizer, std::string_view text, const Encoding& encoding) {
   ASSERT_EQ(encoding.byte_offsets.size(), encoding.ids.size() + 1);
@@ -113,8 +102,8 @@ void ExpectExactOffsets(const Tokenizer& tokenizer, std::string_view text, const
     const auto begin = static_cast<size_t>(encoding.byte_offsets[i]);
     const auto end = static_cast<size_t>(encoding.byte_offsets[i + 1]);
     ASSERT_LE(begin, end);
-    const std::string range = WithSpaces(text.substr(begin, end - begin));
-    const std::string piece = WithSpaces(tokenizer.Piece(encoding.ids[i]));
+    const std::string range = SpacesFromSigns(text.substr(begin, end - begin));
+    const std::string piece = SpacesFromSigns(tokenizer.Piece(encoding.ids[i]));
     const bool may_begin = i == 0 || tokenizer.IsSpecial(encoding.ids[i - 1]);
     if (range == piece || (may_begin && " " + range == piece)) continue;
     ASSERT_TRUE(tokenizer.IsSpecial(encoding.ids[i]) && range.starts_with(piece)) << i << " '" << piece << "'";

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "tests/support/capture_tiny_gguf.h"
 #include "tests/support/capture_vocabularies.h"
+#include "tests/support/core_message.h"
 
 namespace kvscope {
 namespace {
@@ -33,16 +34,6 @@ const Tokenizer& RealTokenizer() {
 
 #define SKIP_WITHOUT_MODEL() \
   if (RealModelPath().empty()) GTEST_SKIP() << "no model; run traces/fetch_model or set KVSCOPE_MODEL"
-
-template <typename Call>
-std::string MessageOf(Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 std::string Utf8From(uint32_t code) {
   std::string text;

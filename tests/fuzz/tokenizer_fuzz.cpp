@@ -23,16 +23,6 @@ void Require(bool condition) {
   if (!condition) std::abort();
 }
 
-std::string WithSpaces(std::string_view text) {
-  std::string plain;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const bool is_sign = text.compare(i, 3, "\xE2\x96\x81") == 0;
-    plain += is_sign ? ' ' : text[i];
-    if (is_sign) i += 2;
-  }
-  return plain;
-}
-
 // Ranges follow each other over the whole text, and a token's piece is its range's text but for what
 // capture/tokenizer.h says.
 void CheckRanges(const Tokenizer& tokenizer, std::string_view text, const std::vector<int>& ids,
@@ -42,8 +32,8 @@ void CheckRanges(const Tokenizer& tokenizer, std::string_view text, const std::v
   for (size_t i = 0; i < ids.size(); ++i) {
     Require(offsets[i] <= offsets[i + 1]);
     const auto begin = static_cast<size_t>(offsets[i]);
-    const std::string range = WithSpaces(text.substr(begin, static_cast<size_t>(offsets[i + 1]) - begin));
-    const std::string piece = WithSpaces(tokenizer.Piece(ids[i]));
+    const std::string range = SpacesFromSigns(text.substr(begin, static_cast<size_t>(offsets[i + 1]) - begin));
+    const std::string piece = SpacesFromSigns(tokenizer.Piece(ids[i]));
     const bool may_begin = i == 0 || tokenizer.IsSpecial(ids[i - 1]);
     const bool strips = tokenizer.IsSpecial(ids[i]) && range.starts_with(piece) &&
                         range.find_first_not_of(" \t\n\v\f\r", piece.size()) == std::string::npos;

@@ -178,27 +178,6 @@ TEST_P(MatmulInt8, FastEqualsTheSpecificationBitForBitWhateverTheNumberOfRows) {
   }
 }
 
-int8::PanelProblem ProblemOf(const PackedMatrix& w, const QuantizedRows& x, int rows, std::vector<float>& out) {
-  const QuantFormat& f = w.format();
-  return {.weights = w.Block(0, 0),
-          .num_blocks = w.blocks(),
-          .block_bytes = w.block_bytes(),
-          .codes_offset = w.codes_offset(),
-          .code_bits = f.code_bits,
-          .group = f.group,
-          .zero = f.zero,
-          .has_minimum = f.has_minimum,
-          .is_half = f.is_half,
-          .codes = x.codes(0),
-          .scales = x.scales(0),
-          .sums = x.sums(0),
-          .scaled_sums = x.scaled_sums(0),
-          .rows = rows,
-          .columns = w.outputs(),
-          .out = out.data(),
-          .out_stride = w.outputs()};
-}
-
 // Codes and activations at the ends of their ranges, where 16-bit sums would not hold them.
 TEST_P(MatmulInt8, EveryInstructionSetSumsExtremeCodesExactly) {
   const int outputs = 29, inputs = 64, rows = 13;
@@ -220,7 +199,7 @@ TEST_P(MatmulInt8, EveryInstructionSetSumsExtremeCodesExactly) {
       const int8::InstructionSet& set = int8::InstructionSets()[i];
       if (!set.is_available) continue;
       std::ranges::fill(fast, 0.0f);
-      set.multiply(ProblemOf(matrix, quantized, rows, fast));
+      set.multiply(int8::ProblemOf(matrix, 0, quantized, rows, fast.data(), matrix.outputs()));
       for (int k = 0; k < rows * outputs; ++k) ASSERT_EQ(fast[k], plain[k]) << set.name << ' ' << pattern << ' ' << k;
     }
   }

@@ -16,6 +16,7 @@
 #include "kernels/attention_tile.h"
 #include "kernels/quantize.h"
 #include "replay/policy_spec.h"
+#include "tests/support/core_message.h"
 
 namespace kvscope {
 namespace {
@@ -347,15 +348,6 @@ TEST(LayerCache, ReadsOnlyWhatThePolicyChose) {
   few.Step(gathered.StepOf(499, 1), idle);
   EXPECT_EQ(layer.out, gathered.out);
   EXPECT_EQ(layer.lse, gathered.lse);
-}
-
-std::string MessageOf(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(LayerCache, ABrokenPolicyIsNamed) {

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "replay/policy_spec.h"
+#include "tests/support/core_message.h"
 
 namespace kvscope {
 namespace {
@@ -20,15 +21,6 @@ size_t CountSources(const std::string& folder) {
     count += entry.path().extension() == ".cpp";
   }
   return count;
-}
-
-std::string MessageOf(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // Static libraries lose objects that nobody names: this fails when the link feature in replay/CMakeLists.txt goes.

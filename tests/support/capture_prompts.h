@@ -9,7 +9,7 @@
 
 #include "capture/task.h"
 #include "capture/tokenizer.h"
-#include "core/error.h"
+#include "tests/support/core_message.h"
 
 namespace kvscope {
 
@@ -21,17 +21,6 @@ const std::string& KingJames();
 
 // Prose without digits whose words have one token, many tokens, commas and paragraphs; `sentences` of them.
 std::string Prose(int sentences);
-
-// What the Error thrown by `call` says; empty when it throws none.
-template <typename Call>
-std::string MessageOf(Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 std::string Decoded(const Tokenizer& tokenizer, const Prompt& prompt, int begin, int end);
 

@@ -76,6 +76,16 @@ std::string CountAndHash(const std::vector<int>& ids) {
   return text.data();
 }
 
+std::string SpacesFromSigns(std::string_view text) {
+  std::string plain;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool is_sign = text.compare(i, 3, "\xE2\x96\x81") == 0;
+    plain += is_sign ? ' ' : text[i];
+    if (is_sign) i += 2;
+  }
+  return plain;
+}
+
 std::string Unescaped(const std::string& text) {
   std::string plain;
   for (size_t i = 0; i < text.size(); ++i) {

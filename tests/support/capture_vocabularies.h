@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,9 @@ std::string ChangedMetadata(std::string file, const MetadataChanges& changes);
 
 // "ids 3:0123abcd": count and FNV-1a of the ids as that script writes them.
 std::string CountAndHash(const std::vector<int>& ids);
+
+// The text with a space for each U+2581, the sign by which vocabularies write one.
+std::string SpacesFromSigns(std::string_view text);
 
 // Undoes the escapes of the text fixtures.
 std::string Unescaped(const std::string& text);

@@ -9,14 +9,14 @@
 
 namespace kvscope {
 
-// The text of the Error that it throws; "nothing was thrown" when it throws none.
+// The text of the Error that it throws; empty when it throws none.
 inline std::string MessageOf(const std::function<void()>& action) {
   try {
     action();
   } catch (const Error& error) {
     return error.what();
   }
-  return "nothing was thrown";
+  return "";
 }
 
 }  // namespace kvscope

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "tests/support/core_files.h"
+#include "tests/support/core_message.h"
 
 namespace kvscope {
 namespace {
@@ -25,15 +26,6 @@ Image Pattern(int width, int height, uint32_t alpha) {
     }
   }
   return image;
-}
-
-std::string ErrorOf(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Image, OpaquePixelsSurviveARoundTrip) {
@@ -70,10 +62,10 @@ TEST(Image, ClearPixelsStayClear) {
 }
 
 TEST(Image, SaysWhichFileIsWrong) {
-  EXPECT_THAT(ErrorOf([] { WritePng("/nowhere/a.png", Pattern(2, 2, 255)); }), HasSubstr("/nowhere/a.png: "));
-  EXPECT_THAT(ErrorOf([] { ReadPng(TempPath("missing.png")); }), HasSubstr("missing.png: expected a PNG"));
+  EXPECT_THAT(MessageOf([] { WritePng("/nowhere/a.png", Pattern(2, 2, 255)); }), HasSubstr("/nowhere/a.png: "));
+  EXPECT_THAT(MessageOf([] { ReadPng(TempPath("missing.png")); }), HasSubstr("missing.png: expected a PNG"));
   WriteFile(TempPath("text.png"), "not a picture");
-  EXPECT_THAT(ErrorOf([] { ReadPng(TempPath("text.png")); }), HasSubstr("text.png: expected a PNG"));
+  EXPECT_THAT(MessageOf([] { ReadPng(TempPath("text.png")); }), HasSubstr("text.png: expected a PNG"));
 }
 
 }  // namespace
