@@ -114,8 +114,8 @@ TEST(Engine, StepwisePoliciesSeeWeightsOverTheirOwnCache) {
     Log* log;
     PolicyNeeds Needs(const ModelShape&) const override { return {}; }
     void AfterLayer(const LayerView&) override {}
-    Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
-      const int entries = budget.uniform_entries;
+    Budgets Allocate(const ModelShape& shape, std::span<const PolicyBudget> asked) override {
+      const int entries = asked[0].uniform_entries;
       return Budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, entries));
     }
     LayerPlan Select(int, const std::vector<int>& budget) override { return Newest(48, budget); }
@@ -186,10 +186,10 @@ TEST(Engine, ProtocolsThatDecideFirstAtTheSameTokenStayApart) {
   for (size_t i = 0; i < both.size(); ++i) {
     const auto alone = MakePlans(*trace, {both[i]}, {});
     EXPECT_EQ(together[i].request.decision_token, both[i].decision_token);
-    EXPECT_EQ(together[i].budget.uniform_entries, alone[0].budget.uniform_entries);
+    EXPECT_EQ(together[i].asked[0].uniform_entries, alone[0].asked[0].uniform_entries);
     EXPECT_EQ(together[i].FullBytes(), alone[0].FullBytes());
   }
-  EXPECT_NE(together[0].budget.uniform_entries, together[1].budget.uniform_entries);
+  EXPECT_NE(together[0].asked[0].uniform_entries, together[1].asked[0].uniform_entries);
 }
 
 TEST(Engine, QuantisedStoresErrEvenWhenTheyKeepEverything) {

@@ -98,7 +98,7 @@ std::shared_ptr<const Store> StoreOf(const std::string& spec) {
 LayerCache Loaded(const Layer& layer, const std::string& spec, int tokens, std::span<const int> keep,
                   const CacheRules& rules) {
   (void)tokens;
-  LayerCache cache(kShape, 0, kScale, StoreOf(spec), rules);
+  LayerCache cache(kShape, 0, {.scale = kScale}, StoreOf(spec), rules);
   for (int kv_head = 0; kv_head < kShape.num_kv_heads; ++kv_head) {
     cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, {{keep.begin(), keep.end()}});
   }
@@ -112,7 +112,7 @@ class Scripted final : public Policy {
   std::function<std::optional<ReadPlan>(const QueryView&)> before_step;
   PolicyNeeds Needs(const ModelShape&) const override { return {}; }
   void AfterLayer(const LayerView&) override {}
-  Budgets Allocate(const ModelShape&, const PolicyBudget&) override { return {}; }
+  Budgets Allocate(const ModelShape&, std::span<const PolicyBudget>) override { return {}; }
   LayerPlan Select(int, const std::vector<int>&) override { return {}; }
   bool ChoosesReads() const override { return before_step != nullptr; }
   std::optional<ReadPlan> BeforeStep(const QueryView& query) override { return before_step(query); }
@@ -262,7 +262,7 @@ TEST(LayerCache, PoolsOfDifferentBitsAttendLikeOnePlainCache) {
     plan.keep.push_back(token);
     plan.bits.push_back(std::array<uint8_t, 4>{16, 8, 4, 2}[random() % 4]);
   }
-  LayerCache cache(kShape, 0, kScale, StoreOf("full@mixed"), RulesFor(query, 700));
+  LayerCache cache(kShape, 0, {.scale = kScale}, StoreOf("full@mixed"), RulesFor(query, 700));
   for (int kv_head = 0; kv_head < 2; ++kv_head) {
     cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, plan);
     EXPECT_TRUE(std::ranges::equal(cache.BitsFromSlot(kv_head), plan.bits));
@@ -299,7 +299,7 @@ TEST(LayerCache, PoolsOfDifferentBitsAttendLikeOnePlainCache) {
 
 TEST(LayerCache, LowersBitsWhenThePolicySaysSoAndLogsIt) {
   Layer layer(40);
-  LayerCache cache(kShape, 0, kScale, StoreOf("full@mixed"), RulesFor(38, 40));
+  LayerCache cache(kShape, 0, {.scale = kScale}, StoreOf("full@mixed"), RulesFor(38, 40));
   for (int kv_head = 0; kv_head < 2; ++kv_head) {
     cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, {Range(38)});
   }
@@ -342,7 +342,7 @@ TEST(LayerCache, ReadsOnlyWhatThePolicyChose) {
   };
   all.Step(layer.StepOf(499, 1), reader);
   EXPECT_NEAR(full_sum, 1.0, 1e-5);
-  LayerCache few(kShape, 0, kScale, StoreOf("full"), RulesFor(499, 3));
+  LayerCache few(kShape, 0, {.scale = kScale}, StoreOf("full"), RulesFor(499, 3));
   few.Load(0, gathered.K(0), gathered.V(0), DType::kF32, {{0, 300, 301}});
   few.Load(1, gathered.K(1), gathered.V(1), DType::kF32, {{7, 8, 9}});
   few.Step(gathered.StepOf(499, 1), idle);

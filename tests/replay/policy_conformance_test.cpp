@@ -288,8 +288,8 @@ class Broken : public Policy {
  public:
   PolicyNeeds Needs(const ModelShape&) const override { return {}; }
   void AfterLayer(const LayerView&) override {}
-  Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
-    const int uniform_entries = budget.uniform_entries;
+  Budgets Allocate(const ModelShape& shape, std::span<const PolicyBudget> asked) override {
+    const int uniform_entries = asked[0].uniform_entries;
     return Budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, uniform_entries));
   }
   LayerPlan Select(int, const std::vector<int>& budget) override {
@@ -323,8 +323,8 @@ class BrokenPlan final : public Broken {
 
 class GreedyBudgets final : public Broken {
  public:
-  Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
-    const int uniform_entries = budget.uniform_entries;
+  Budgets Allocate(const ModelShape& shape, std::span<const PolicyBudget> asked) override {
+    const int uniform_entries = asked[0].uniform_entries;
     Budgets budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, uniform_entries));
     ++budgets[0][0];
     return budgets;
