@@ -37,8 +37,8 @@ class CacheHistory {
   int FirstInWindow(int layer_index, int query_token) const {
     return plan_->rules.at(layer_index).FirstSeen(query_token);
   }
-  // Those of these tokens (ascending) that the policy took from a KV head up to a query. Ranks of the decision are known
-  // of the tokens that the plan watched.
+  // Those of these tokens (ascending) that the policy took from a KV head up to a query. Ranks of the decision are
+  // known of the tokens that the plan watched.
   std::vector<TokenLoss> LossesUntil(int layer_index, int kv_head, std::span<const int> tokens, int query_token) const;
 
  private:

@@ -270,8 +270,7 @@ void ComposedPolicy::CheckGuards(const Budgets& budgets, const PolicyBudget& ask
 void ComposedPolicy::CheckGuardBytes(const PolicyBudget& budget) const {
   const Guards& guards = settings_.guards;
   const int64_t guarded = guards.NumHeld(budget.first_token, budget.next_token());
-  const double bytes =
-      static_cast<double>(guarded * budget.num_rows) * budget.entry_bytes[parts_.store->ladder()[0]];
+  const double bytes = static_cast<double>(guarded * budget.num_rows) * budget.entry_bytes[parts_.store->ladder()[0]];
   if (guarded == 0 || bytes <= budget.bytes) return;
   throw Error(StrCat(name_, ": guards sinks=", guards.sinks, ",recent=", guards.recent, " hold ", guarded,
                      " entries per KV head or ", bytes, " bytes, above a budget of ", budget.bytes,

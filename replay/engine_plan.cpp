@@ -200,9 +200,8 @@ int DecisionToken(const TraceInfo& info, Protocol protocol) {
 }
 
 const PolicyBudget& Plan::AskedOf(int layer_index) const {
-  return *std::ranges::find_if(asked, [&](const PolicyBudget& budget) {
-    return std::ranges::binary_search(budget.layers, layer_index);
-  });
+  return *std::ranges::find_if(
+      asked, [&](const PolicyBudget& budget) { return std::ranges::binary_search(budget.layers, layer_index); });
 }
 
 CacheRules Plan::RulesOf(int layer_index) const {

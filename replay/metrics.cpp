@@ -131,8 +131,8 @@ void PlanMetrics::FillRow(double full_bytes, ResultRow& figures, std::vector<Nam
       needle_bits += num_answer_queries ? layer.needle_bits / seeing : layer.decision_needle_bits;
     }
     for (int kv_head = 0; kv_head < num_kv_heads; ++kv_head) {
-      const double kept = num_answer_queries ? layer.retention_kv_head[kv_head] / seeing
-                                             : layer.decision_retention_kv_head[kv_head];
+      const double kept =
+          num_answer_queries ? layer.retention_kv_head[kv_head] / seeing : layer.decision_retention_kv_head[kv_head];
       if (sees_needle) retention += kept;
       retention_array.values.push_back(sees_needle ? static_cast<float>(kept) : kNoValue);
     }

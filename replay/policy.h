@@ -99,8 +99,8 @@ inline float ProtectedPriority(int token) {
 // it has left the layer's window.
 inline constexpr float kAbsentPriority = -1;
 
-// What may stay at a decision in layers that have the same tokens: all, or those of a window. Budgets are shares of what
-// a layer has, and are not moved between layers that have different tokens.
+// What may stay at a decision in layers that have the same tokens: all, or those of a window. Budgets are shares of
+// what a layer has, and are not moved between layers that have different tokens.
 struct PolicyBudget {
   int num_tokens = 0;  // that the layers have
   // Per KV head, when all get the same and each entry is stored as it comes; may be above num_tokens.
@@ -250,8 +250,8 @@ class Policy {
   // Statistics of layers <= view.layer_index() are final: CAKE and DynamicKV revise earlier layers here, FastKV and
   // PyramidInfer name the tokens that go on to the next layer.
   virtual void AfterLayer(const LayerView& view) = 0;
-  // All layers were seen, and each is in one of the budgets. Afterwards Select is valid. Policies that spend bits answer
-  // the entries they will keep.
+  // All layers were seen, and each is in one of the budgets. Afterwards Select is valid. Policies that spend bits
+  // answer the entries they will keep.
   virtual Budgets Allocate(const ModelShape& shape, std::span<const PolicyBudget> budgets) = 0;
   // For those who look on: what it ranks the entries of a KV head by; empty: by nothing. Between Allocate and Select,
   // and after an AfterStep that answered a plan: of the slots before that plan.

@@ -80,9 +80,9 @@ class TopKOracle final : public Policy {
 
  private:
   PolicySettings settings_;
-  int next_token_ = 0;  // of the decision
+  int next_token_ = 0;            // of the decision
   std::vector<int> first_token_;  // [layer]
-  Budgets budgets_;  // [layer][kv_head]; empty before that layer's Select
+  Budgets budgets_;               // [layer][kv_head]; empty before that layer's Select
 };
 
 const ScorerRegistration registration({
