@@ -120,9 +120,13 @@ std::optional<double> ReplayRetention(const std::string& trace_path, const Polic
   const auto kept = std::ranges::find(arrays, "needle_retention", &NamedArray::name);
   if (kept == arrays.end())
     throw Error(StrCat(choice.spec, ": it decides during prefill, so what the decision left is not known"));
-  double sum = 0;
-  for (const float share : kept->values) sum += share;
-  return sum / static_cast<double>(kept->values.size());
+  double sum = 0, heads = 0;
+  for (const float share : kept->values) {
+    if (std::isnan(share)) continue;  // the layer's window has left the needle
+    sum += share, ++heads;
+  }
+  if (heads == 0) throw Error(StrCat(trace_path, ": every layer's window has left the needle before the decision"));
+  return sum / heads;
 }
 
 GridModel::Facts GridModel::ReadFacts(const std::string& path, bool must_exist) {

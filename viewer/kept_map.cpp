@@ -27,9 +27,10 @@ KeptMap MakeKeptMap(const CacheHistory& history, int query_token, int max_column
   map.rows = shape.num_layers * shape.num_kv_heads;
   map.kept.resize(static_cast<size_t>(map.rows) * map.columns);
   map.bits.resize(map.kept.size());
+  map.outside.resize(map.kept.size());
   tbb::parallel_for(0, map.rows, [&](int row) {
-    const std::vector<uint8_t> bits =
-        history.BitsAfter(row / shape.num_kv_heads, row % shape.num_kv_heads, query_token);
+    const int layer = row / shape.num_kv_heads, in_window = history.FirstInWindow(layer, query_token);
+    const std::vector<uint8_t> bits = history.BitsAfter(layer, row % shape.num_kv_heads, query_token);
     for (int column = 0; column < map.columns; ++column) {
       const int begin = map.TokenBegin(column), end = map.TokenBegin(column + 1);
       int kept = 0, sum = 0;
@@ -37,6 +38,8 @@ KeptMap MakeKeptMap(const CacheHistory& history, int query_token, int max_column
       const size_t cell = static_cast<size_t>(row) * map.columns + column;
       map.kept[cell] = static_cast<float>(kept) / static_cast<float>(end - begin);
       map.bits[cell] = static_cast<float>(sum) / static_cast<float>(end - begin);
+      map.outside[cell] =
+          static_cast<float>(std::clamp(in_window, begin, end) - begin) / static_cast<float>(end - begin);
     }
   });
   return map;
@@ -49,8 +52,10 @@ std::vector<float> RetentionAfter(const CacheHistory& history, std::span<const i
   tbb::parallel_for(size_t{0}, retention.size(), [&](size_t row) {
     const auto layer = static_cast<int>(row) / shape.num_kv_heads, kv_head = static_cast<int>(row) % shape.num_kv_heads;
     const std::vector<uint8_t> bits = history.BitsAfter(layer, kv_head, query_token);
+    const int first = history.FirstInWindow(layer, query_token);
+    const auto in_window = std::ranges::count_if(tokens, [&](int token) { return token >= first; });
     const auto kept = std::ranges::count_if(tokens, [&](int token) { return bits.at(token) > 0; });
-    retention[row] = static_cast<float>(kept) / static_cast<float>(tokens.size());
+    retention[row] = static_cast<float>(kept) / static_cast<float>(in_window);  // NaN where none is
   });
   return retention;
 }
@@ -59,13 +64,16 @@ LossCount CountLosses(const CacheHistory& history, std::span<const int> counted,
   const ModelShape& shape = history.plan().shape;
   LossCount count;
   for (int layer = 0; layer < shape.num_layers; ++layer) {
-    for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
+    const int first = history.FirstInWindow(layer, history.plan().request.FirstDecision() - 1);
+    const auto had = std::ranges::count_if(counted, [&](int token) { return token >= first; });
+    for (int kv_head = 0; kv_head < shape.num_kv_heads && had > 0; ++kv_head) {
       const std::vector<TokenLoss> losses = history.LossesUntil(layer, kv_head, counted, query_token);
       const auto early = std::ranges::count(losses, true, &TokenLoss::is_at_decision);
-      count.num_entries += static_cast<int>(counted.size());
+      ++count.num_heads;
+      count.num_entries += static_cast<int>(had);
       count.at_decision += static_cast<int>(early);
       count.later += static_cast<int>(std::ssize(losses) - early);
-      count.heads_without += losses.size() == counted.size();
+      count.heads_without += std::ssize(losses) == had;
     }
   }
   return count;
@@ -85,10 +93,14 @@ Image MakeKeptImage(const KeptMap& map, KeptMapKind kind, const KeptMap& first, 
   KVSCOPE_CHECK(map.rows > 0 && map.columns > 0);
   const bool is_comparable =
       first.rows == map.rows && first.columns == map.columns && first.num_tokens == map.num_tokens;
+  constexpr uint32_t kGrey = 0xff808080;
+  constexpr double kFaint = 0.2;
   Image image{map.columns, map.rows, std::vector<uint32_t>(map.kept.size(), colors.background)};
   for (size_t cell = 0; cell < map.kept.size(); ++cell) {
+    image.rgba[cell] = Blend(colors.background, kGrey, kFaint * map.outside[cell]);
     if (kind == KeptMapKind::kDifference) {
-      if (is_comparable) image.rgba[cell] = DifferenceColor((map.bits[cell] - first.bits[cell]) / kFullBits, colors);
+      if (is_comparable && map.bits[cell] != first.bits[cell])
+        image.rgba[cell] = DifferenceColor((map.bits[cell] - first.bits[cell]) / kFullBits, colors);
       continue;
     }
     const double ink = kind == KeptMapKind::kKept ? map.kept[cell] : BitsInk(map.bits[cell]);

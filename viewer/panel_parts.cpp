@@ -217,7 +217,10 @@ void DrawKeptText(const PanelContext& context, int token) {
   const auto outcome = FollowedOutcome(context);
   const std::vector<uint8_t> bits = FollowedBits(context);
   if (token < 0 || token >= std::ssize(bits)) return;
-  if (bits[token] == 0) {
+  const int layer = std::clamp(context.view.layer_index, 0, outcome->history->plan().shape.num_layers - 1);
+  if (token < outcome->history->FirstInWindow(layer, static_cast<int>(bits.size()) - 1)) {
+    ImGui::TextDisabled("the layer's window has left it");
+  } else if (bits[token] == 0) {
     ImGui::TextColored(ImGui::ColorConvertU32ToFloat4(CurrentTheme().palette.needle), "dropped by %s",
                        outcome->choice.spec.c_str());
   } else {

@@ -340,7 +340,8 @@ void PoliciesPanel::DrawFigures(const PanelContext& context, int index) {
     ImGui::Text("needle kept %.0f %%", 100 * *needle);
     if (ImGui::IsItemHovered()) ImGui::SetTooltip("mean over layers, KV heads and answer queries");
   } else {
-    ImGui::TextDisabled("no needle is marked before the decision");
+    ImGui::TextDisabled(outcome->needle.empty() ? "no needle is marked before the decision"
+                                                : "every window has left the needle");
   }
 }
 
@@ -359,9 +360,10 @@ void PoliciesPanel::Paint(const PanelContext& context, int index) {
   const ModelShape& shape = column.shown->outcome->history->plan().shape;
   Image image{shape.num_layers, shape.num_kv_heads, {}};
   for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
-    for (int layer = 0; layer < shape.num_layers; ++layer)
-      image.rgba.push_back(Blend(palette.surface, palette.needle,
-                                 column.shown->retention[static_cast<size_t>(layer) * shape.num_kv_heads + kv_head]));
+    for (int layer = 0; layer < shape.num_layers; ++layer) {
+      const float kept = column.shown->retention[static_cast<size_t>(layer) * shape.num_kv_heads + kv_head];
+      image.rgba.push_back(std::isnan(kept) ? palette.hairline : Blend(palette.surface, palette.needle, kept));
+    }
   }
   column.retention.Set(image);
 }
@@ -399,9 +401,10 @@ void PoliciesPanel::DrawMap(PanelContext& context, int index, float height) {
       ImGui::SetTooltip("layer %d, KV head %d\ntoken %d  \"%s\"\n%s, %.3g bits", layers[layer].layer,
                         layers[layer].kv_heads[kv_head], token,
                         Escape(context.document->reader().tokens().pieces[token]).c_str(),
-                        map.kept[cell] == 1   ? "kept"
-                        : map.kept[cell] == 0 ? "dropped"
-                                              : StrCat(std::lround(100 * map.kept[cell]), " % kept").c_str(),
+                        map.kept[cell] == 1      ? "kept"
+                        : map.outside[cell] == 1 ? "outside the layer's window"
+                        : map.kept[cell] == 0    ? "dropped"
+                                                 : StrCat(std::lround(100 * map.kept[cell]), " % kept").c_str(),
                         map.bits[cell]);
       if (WasClicked()) {
         ChooseKvHead(context, layer, kv_head);
@@ -441,9 +444,10 @@ void PoliciesPanel::DrawRetention(PanelContext& context, int index, float height
                                                         ImPlot::GetPlotPos().y + ImPlot::GetPlotSize().y});
   if (is_inside && ImGui::IsWindowHovered(ImGuiHoveredFlags_ChildWindows) && layer >= 0 && layer < num_layers &&
       kv_head >= 0 && kv_head < num_kv_heads) {
-    ImGui::SetTooltip("layer %d, KV head %d: %.0f %% of the needle kept", layers[layer].layer,
-                      layers[layer].kv_heads[kv_head],
-                      100 * column.shown->retention[static_cast<size_t>(layer) * num_kv_heads + kv_head]);
+    const float kept = column.shown->retention[static_cast<size_t>(layer) * num_kv_heads + kv_head];
+    ImGui::SetTooltip("layer %d, KV head %d: %s", layers[layer].layer, layers[layer].kv_heads[kv_head],
+                      std::isnan(kept) ? "its window has left the needle"
+                                       : StrCat(std::lround(100 * kept), " % of the needle kept").c_str());
     if (WasClicked()) {
       ChooseKvHead(context, layer, kv_head);
       context.view.policy_index = index;

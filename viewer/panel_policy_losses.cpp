@@ -62,7 +62,7 @@ void PoliciesPanel::DrawLosses(PanelContext& context) {
     return ImGui::TextDisabled("This trace marks no needle. Click a token in a map or in Text to follow it here.");
   ImGui::SameLine();
   const LossCount& losses = shown->losses;
-  if (losses.num_entries == 0) {
+  if (outcome.needle.empty()) {
     ImGui::TextDisabled("This trace marks no needle; what became of token %d:", view.marked_token);
   } else if (losses.at_decision + losses.later == 0) {
     ImGui::Text("%s %s the whole needle in every KV head%s.", outcome.choice.spec.c_str(),
@@ -72,7 +72,7 @@ void PoliciesPanel::DrawLosses(PanelContext& context) {
     ImGui::Text(
         "%s dropped %d of the needle's %d entries: %d at the decision, %d later. %d of %d KV heads have none of it.",
         outcome.choice.spec.c_str(), losses.at_decision + losses.later, losses.num_entries, losses.at_decision,
-        losses.later, losses.heads_without, static_cast<int>(shown->retention.size()));
+        losses.later, losses.heads_without, losses.num_heads);
   }
   // From one KV head that lost some of it to the next.
   ImGui::AlignTextToFramePadding();
@@ -86,7 +86,7 @@ void PoliciesPanel::DrawLosses(PanelContext& context) {
       const int here = view.layer_index * num_kv_heads + kv_head;
       for (int i = 1; i <= count; ++i) {
         const int next = (here + i) % count;
-        if (shown->retention[next] == 1) continue;
+        if (!(shown->retention[next] < 1)) continue;
         view.layer_index = next / num_kv_heads;
         view.head_index = next % num_kv_heads * layers[view.layer_index].HeadsPerKvHead();
         break;
@@ -97,7 +97,7 @@ void PoliciesPanel::DrawLosses(PanelContext& context) {
   const Granularity& granularity = history.plan().request.spec.granularity;
   ImGui::SameLine();
   ImGui::TextDisabled(
-      "kept %zu of %d entries at the decision%s", head.keep.size(), history.plan().request.FirstDecision(),
+      "kept %zu of %d entries at the decision%s", head.keep.size(), history.plan().AskedOf(view.layer_index).num_tokens,
       granularity.chunk_tokens > 1 ? StrCat(", ranked in blocks of ", granularity.chunk_tokens).c_str() : "");
   const std::vector<TokenLoss> lost =
       history.LossesUntil(view.layer_index, kv_head, outcome.watched, shown->query_token);
@@ -111,6 +111,7 @@ void PoliciesPanel::DrawLosses(PanelContext& context) {
     ImGui::TableSetupColumn(name);
   ImGui::TableHeadersRow();
   const Palette& palette = CurrentTheme().palette;
+  const int in_window = history.FirstInWindow(view.layer_index, shown->query_token);
   for (const int token : outcome.watched) {
     const auto loss = std::ranges::find(lost, token, &TokenLoss::token);
     const bool is_lost = loss != lost.end();
@@ -120,7 +121,7 @@ void PoliciesPanel::DrawLosses(PanelContext& context) {
       view.marked_token = view.marked_token == token ? -1 : token;
     TableCell("\"" + Escape(reader.tokens().pieces[token]) + "\"");
     ImGui::PushStyleColor(ImGuiCol_Text, is_lost ? palette.needle : palette.ink);
-    TableCell(is_lost ? "dropped" : StrCat(int{bits[token]}, " bits"));
+    TableCell(is_lost ? "dropped" : token < in_window ? "left the window" : StrCat(int{bits[token]}, " bits"));
     TableCell(is_lost ? When(*loss, reader.info().prompt_tokens) : "");
     ImGui::PopStyleColor();
     if (is_lost && !loss->rank) {
@@ -151,7 +152,8 @@ std::string PoliciesPanel::Csv(PanelContext& context) const {
         csv << CsvField(shown->outcome->choice.spec) << ',' << shown->outcome->choice.keep_fraction << ','
             << shown->query_token - context.document->reader().info().prompt_tokens << ',' << layers[layer].layer << ','
             << layers[layer].kv_heads[kv_head] << ',' << entries << ',' << bits / std::max(1, entries) << ',';
-        if (!shown->outcome->needle.empty()) csv << shown->retention[layer * num_kv_heads + kv_head];
+        const float retention = shown->retention[layer * num_kv_heads + kv_head];
+        if (!shown->outcome->needle.empty() && !std::isnan(retention)) csv << retention;
         csv << '\n';
       }
     }
