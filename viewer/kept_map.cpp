@@ -83,6 +83,12 @@ double BitsInk(double bits) {
   return std::min(1.0, std::log2(1 + bits) / std::log2(1 + kFullBits));
 }
 
+uint32_t OutsideColor(double share, const HeatmapColors& colors) {
+  constexpr uint32_t kGrey = 0xff808080;
+  constexpr double kFaint = 0.2;
+  return Blend(colors.background, kGrey, kFaint * share);
+}
+
 uint32_t DifferenceColor(double difference, const HeatmapColors& colors) {
   const uint32_t rgb = DivergingRgb(difference < 0 ? -1 : 1);
   const uint32_t end = 0xff000000 | (rgb & 0xff) << 16 | (rgb & 0xff00) | rgb >> 16;
@@ -93,11 +99,9 @@ Image MakeKeptImage(const KeptMap& map, KeptMapKind kind, const KeptMap& first, 
   KVSCOPE_CHECK(map.rows > 0 && map.columns > 0);
   const bool is_comparable =
       first.rows == map.rows && first.columns == map.columns && first.num_tokens == map.num_tokens;
-  constexpr uint32_t kGrey = 0xff808080;
-  constexpr double kFaint = 0.2;
   Image image{map.columns, map.rows, std::vector<uint32_t>(map.kept.size(), colors.background)};
   for (size_t cell = 0; cell < map.kept.size(); ++cell) {
-    image.rgba[cell] = Blend(colors.background, kGrey, kFaint * map.outside[cell]);
+    image.rgba[cell] = OutsideColor(map.outside[cell], colors);
     if (kind == KeptMapKind::kDifference) {
       if (is_comparable && map.bits[cell] != first.bits[cell])
         image.rgba[cell] = DifferenceColor((map.bits[cell] - first.bits[cell]) / kFullBits, colors);

@@ -43,6 +43,7 @@ double BitsInk(double bits);
 // first: of the first policy, for differences; blue where the other holds less than it, orange where more. A map of
 // another shape has no difference: background. What a window has left is grey.
 Image MakeKeptImage(const KeptMap& map, KeptMapKind kind, const KeptMap& first, const HeatmapColors& colors);
+uint32_t OutsideColor(double share, const HeatmapColors& colors);          // of what a window has left
 uint32_t DifferenceColor(double difference, const HeatmapColors& colors);  // in [-1, 1]
 uint32_t Blend(uint32_t from, uint32_t to, double share);
 

@@ -71,7 +71,7 @@ void Swatch(uint32_t color, const char* text) {
 }
 
 // What the colours of the maps mean.
-void DrawLegend(KeptMapKind kind, bool is_dark) {
+void DrawLegend(KeptMapKind kind, bool has_windows, bool is_dark) {
   const HeatmapColors colors{is_dark, CurrentTheme().palette.surface};
   if (kind == KeptMapKind::kKept) {
     Swatch(InkColor(1, is_dark), "kept");
@@ -83,6 +83,7 @@ void DrawLegend(KeptMapKind kind, bool is_dark) {
     Swatch(DifferenceColor(-1, colors), "fewer bits");
     Swatch(DifferenceColor(1, colors), "more bits than the first");
   }
+  if (has_windows) Swatch(OutsideColor(1, colors), "outside the layer's window");
   ImGui::NewLine();
 }
 
@@ -183,7 +184,9 @@ void PoliciesPanel::DrawToolbar(PanelContext& context) {
   const int step = ShownQuery(context) - context.document->reader().info().prompt_tokens;
   ImGui::TextDisabled("%s", step < 0 ? "after the prompt" : StrCat("after decode step ", step).c_str());
   SameLineIfFits(em * 14);
-  DrawLegend(view.kept_map, context.is_dark);
+  const bool has_windows = std::ranges::any_of(context.document->reader().info().layers,
+                                               [](const LayerInfo& layer) { return layer.window > 0; });
+  DrawLegend(view.kept_map, has_windows, context.is_dark);
 }
 
 const PoliciesPanel::ParsedSpec& PoliciesPanel::SpecOf(const std::string& text) {
