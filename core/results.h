@@ -49,7 +49,8 @@ struct NamedArray {
   std::vector<float> values;
 };
 
-// Arrays that replay and live put behind a row, by name (absent where not measured):
+// Arrays that replay and live put behind a row, by name (absent where not measured). Those of the needle are NaN where
+// the layer's window has left it, and count the part of it that the window holds:
 //   needle_retention [layer, kv_head]   share of needle tokens kept; replay: mean over answer queries
 //   needle_bits      [layer, kv_head]   mean bits of the needle's entries right after the decision, dropped ones 0
 //   needle_rank      [layer, kv_head, needle token]  how many tokens the policy ranked before it at the decision

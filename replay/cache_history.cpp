@@ -36,6 +36,7 @@ std::vector<uint8_t> CacheHistory::BitsAfter(int layer_index, int kv_head, int q
     if (action.query_token > query_token) break;
     if (action.kv_head == kv_head) bits[action.token] = action.bits;
   }
+  std::fill_n(bits.begin(), FirstInWindow(layer_index, query_token), uint8_t{0});
   return bits;
 }
 
@@ -43,11 +44,12 @@ std::vector<TokenLoss> CacheHistory::LossesUntil(int layer_index, int kv_head, s
                                                  int query_token) const {
   const int decision = plan_->request.FirstDecision(), num_kv_heads = plan_->shape.num_kv_heads;
   const std::vector<int>& keep = plan_->layers.at(layer_index).at(kv_head).keep;
+  const int in_window = FirstInWindow(layer_index, decision - 1);
   std::vector<TokenLoss> losses;
   const std::vector<int>& watched = plan_->watched_tokens;
   const size_t first = (static_cast<size_t>(layer_index) * num_kv_heads + kv_head) * watched.size();
   for (const int token : tokens) {
-    if (token >= decision || std::ranges::binary_search(keep, token)) continue;
+    if (token >= decision || token < in_window || std::ranges::binary_search(keep, token)) continue;
     TokenLoss loss{token, decision - 1, true, {}};
     const auto place = std::ranges::lower_bound(watched, token);
     if (place != watched.end() && *place == token) loss.rank = plan_->watched_rank[first + (place - watched.begin())];

@@ -28,13 +28,17 @@ class CacheHistory {
   CacheHistory(std::shared_ptr<const Plan> plan, std::vector<CacheAction> actions);
 
   const Plan& plan() const { return *plan_; }
-  // Bits of each token [query_token + 1] in a KV head's cache once that query was done; 0: not there. From the token
-  // before the decision on.
+  // Bits of each token [query_token + 1] in a KV head's cache once that query was done; 0: not there, be it for the
+  // policy or the layer's window. From the token before the decision on.
   std::vector<uint8_t> BitsAfter(int layer_index, int kv_head, int query_token) const;
   // What changed in a layer's caches right after a query.
   std::span<const CacheAction> ActionsOf(int layer_index, int query_token) const;
-  // Those of these tokens (ascending) that a KV head lost up to a query. Ranks of the decision are known of the tokens
-  // that the plan watched.
+  // Tokens before it have left the layer's window once that query was done, whatever the policy.
+  int FirstInWindow(int layer_index, int query_token) const {
+    return plan_->rules.at(layer_index).FirstSeen(query_token);
+  }
+  // Those of these tokens (ascending) that the policy took from a KV head up to a query. Ranks of the decision are
+  // known of the tokens that the plan watched.
   std::vector<TokenLoss> LossesUntil(int layer_index, int kv_head, std::span<const int> tokens, int query_token) const;
 
  private:

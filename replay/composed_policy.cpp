@@ -118,7 +118,7 @@ ComposedPolicy::ComposedPolicy(const ComposedPolicy& other)
       settings_(other.settings_),
       shape_(other.shape_),
       needs_(other.needs_),
-      budget_(other.budget_),
+      budgets_(other.budgets_),
       layers_(other.layers_) {}
 
 PolicyNeeds ComposedPolicy::Needs(const ModelShape& shape) const {
@@ -192,42 +192,52 @@ std::vector<float> ComposedPolicy::Prioritize(const PriorityView& view) const {
   return priority;
 }
 
-Budgets ComposedPolicy::Allocate(const ModelShape& shape, const PolicyBudget& budget) {
-  KVSCOPE_CHECK_EQ(static_cast<int>(layers_.size()), shape.num_layers);
-  budget_ = budget;
-  const std::vector<int> tokens = AllSlots(budget.num_tokens);
-  const int contested = ContestedEntries();
-  std::vector<PerSlot> priority(shape.num_layers);
-  for (int layer = 0; layer < shape.num_layers; ++layer) {
-    for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
+std::vector<PerSlot> ComposedPolicy::PriorityAtDecision(const PolicyBudget& budget) const {
+  std::vector<int> tokens(budget.num_tokens);
+  std::iota(tokens.begin(), tokens.end(), budget.first_token);
+  const int contested = ContestedEntries(budget);
+  std::vector<PerSlot> priority;
+  for (const int layer : budget.layers) {
+    PerSlot& of_layer = priority.emplace_back();
+    for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
       const bool is_copy = needs_.scope == Scope::kLayer && kv_head > 0;
-      priority[layer].push_back(is_copy ? priority[layer][0]
-                                        : Prioritize({layer, kv_head, budget.num_tokens, contested, tokens,
-                                                      layers_[layer].relevance.at(kv_head)}));
+      const std::span<const float> relevance = layers_.at(layer).relevance.at(kv_head);
+      of_layer.push_back(is_copy ? of_layer[0]
+                                 : Prioritize({layer, kv_head, budget.next_token(), contested, tokens,
+                                               relevance.subspan(budget.first_token)}));
     }
   }
-  Budgets budgets;
-  if (needs_.spends_bits) {
-    CheckGuardBytes();
-    SpendAtDecision(priority);
-    for (const Layer& layer : layers_) {
-      budgets.emplace_back();
-      for (const std::vector<uint8_t>& bits : layer.bits) {
-        budgets.back().push_back(static_cast<int>(bits.size() - std::count(bits.begin(), bits.end(), 0)));
-      }
-    }
-  } else {
-    budgets = AllocateEntries(priority);
-    CheckGuards(budgets, budget.num_tokens);
-  }
-  for (int layer = 0; layer < shape.num_layers; ++layer) layers_[layer].priority = std::move(priority[layer]);
-  return budgets;
+  return priority;
 }
 
-Budgets ComposedPolicy::AllocateEntries(const std::vector<PerSlot>& priority) const {
-  const int num_tokens = budget_.num_tokens;
-  if (needs_.fixed_rate) return Budgets(shape_.num_layers, std::vector<int>(shape_.num_kv_heads, num_tokens));
-  Budgets budgets = parts_.allocator->Allocate({shape_, num_tokens, budget_.uniform_entries, priority});
+Budgets ComposedPolicy::Allocate(const ModelShape& shape, std::span<const PolicyBudget> budgets) {
+  KVSCOPE_CHECK_EQ(static_cast<int>(layers_.size()), shape.num_layers);
+  budgets_.assign(budgets.begin(), budgets.end());
+  for (size_t index = 0; index < budgets_.size(); ++index) {
+    for (const int layer : budgets_[index].layers) layers_.at(layer).budget_index = static_cast<int>(index);
+  }
+  Budgets entries(shape.num_layers);
+  for (const PolicyBudget& budget : budgets_) {
+    std::vector<PerSlot> priority = PriorityAtDecision(budget);
+    if (needs_.spends_bits) CheckGuardBytes(budget);
+    Budgets of_layers = needs_.spends_bits ? SpendAtDecision(budget, priority) : AllocateEntries(budget, priority);
+    if (!needs_.spends_bits) CheckGuards(of_layers, budget);
+    for (size_t i = 0; i < budget.layers.size(); ++i) {
+      entries[budget.layers[i]] = std::move(of_layers[i]);
+      Layer& layer = layers_[budget.layers[i]];
+      layer.priority = std::move(priority[i]);
+      for (std::vector<float>& row : layer.priority) row.insert(row.begin(), budget.first_token, kAbsentPriority);
+    }
+  }
+  return entries;
+}
+
+Budgets ComposedPolicy::AllocateEntries(const PolicyBudget& budget, const std::vector<PerSlot>& priority) const {
+  const int num_tokens = budget.num_tokens;
+  ModelShape shape = shape_;
+  shape.num_layers = static_cast<int>(budget.layers.size());
+  if (needs_.fixed_rate) return Budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, num_tokens));
+  Budgets budgets = parts_.allocator->Allocate({shape, num_tokens, budget.uniform_entries, priority});
   int64_t total = 0;
   for (size_t layer = 0; layer < budgets.size(); ++layer) {
     for (size_t kv_head = 0; kv_head < budgets[layer].size(); ++kv_head) {
@@ -240,13 +250,13 @@ Budgets ComposedPolicy::AllocateEntries(const std::vector<PerSlot>& priority) co
       entries = std::min(entries, num_tokens - static_cast<int>(absent));
     }
   }
-  KVSCOPE_CHECK_LE(total, int64_t{budget_.uniform_entries} * shape_.num_layers * shape_.num_kv_heads);
+  KVSCOPE_CHECK_LE(total, int64_t{budget.uniform_entries} * budget.num_rows);
   return budgets;
 }
 
-void ComposedPolicy::CheckGuards(const Budgets& budgets, int num_tokens) const {
+void ComposedPolicy::CheckGuards(const Budgets& budgets, const PolicyBudget& asked) const {
   const Guards& guards = settings_.guards;
-  const int64_t guarded = std::min<int64_t>(num_tokens, int64_t{guards.sinks} + guards.recent);
+  const int64_t guarded = guards.NumHeld(asked.first_token, asked.next_token());
   for (const std::vector<int>& layer : budgets) {
     for (int budget : layer) {
       if (guarded <= budget) continue;
@@ -257,87 +267,95 @@ void ComposedPolicy::CheckGuards(const Budgets& budgets, int num_tokens) const {
   }
 }
 
-void ComposedPolicy::CheckGuardBytes() const {
+void ComposedPolicy::CheckGuardBytes(const PolicyBudget& budget) const {
   const Guards& guards = settings_.guards;
-  const int64_t guarded = std::min<int64_t>(budget_.num_tokens, int64_t{guards.sinks} + guards.recent);
-  const double bytes = static_cast<double>(guarded * shape_.num_layers * shape_.num_kv_heads) *
-                       budget_.entry_bytes[parts_.store->ladder()[0]];
-  if (guarded == 0 || bytes <= budget_.bytes) return;
+  const int64_t guarded = guards.NumHeld(budget.first_token, budget.next_token());
+  const double bytes = static_cast<double>(guarded * budget.num_rows) * budget.entry_bytes[parts_.store->ladder()[0]];
+  if (guarded == 0 || bytes <= budget.bytes) return;
   throw Error(StrCat(name_, ": guards sinks=", guards.sinks, ",recent=", guards.recent, " hold ", guarded,
-                     " entries per KV head or ", bytes, " bytes, above a budget of ", budget_.bytes,
+                     " entries per KV head or ", bytes, " bytes, above a budget of ", budget.bytes,
                      " bytes; lower the guards or keep a larger fraction"));
 }
 
-std::vector<double> ComposedPolicy::RowBytes() const {
+std::vector<double> ComposedPolicy::RowBytes(const PolicyBudget& budget) const {
   std::vector<double> bytes;
   for (const uint8_t bits : parts_.store->ladder()) {
-    bytes.push_back(budget_.entry_bytes[bits] * (shape_.num_kv_heads / NumRows()));
+    bytes.push_back(budget.entry_bytes[bits] * (shape_.num_kv_heads / NumRows()));
   }
   return bytes;
 }
 
-SpendingView ComposedPolicy::ViewOf(std::vector<SpendingView::Row> rows, std::span<const double> row_bytes,
-                                    double bytes) const {
-  return {std::move(rows), parts_.store->ladder(), row_bytes, bytes, budget_.uniform_entries};
+SpendingView ComposedPolicy::ViewOf(std::vector<SpendingView::Row> rows, const PolicyBudget& budget,
+                                    std::span<const double> row_bytes, double bytes) const {
+  return {std::move(rows), parts_.store->ladder(), row_bytes, bytes, budget.uniform_entries};
 }
 
 double ComposedPolicy::BytesOf(const Layer& layer) const {
   double bytes = 0;
   for (const std::vector<uint8_t>& row : layer.bits) {
-    for (const uint8_t bits : row) bytes += budget_.entry_bytes[bits];
+    for (const uint8_t bits : row) bytes += budgets_[layer.budget_index].entry_bytes[bits];
   }
   return bytes;
 }
 
-void ComposedPolicy::SpendAtDecision(const std::vector<PerSlot>& priority) {
-  const std::vector<uint8_t> fresh(budget_.num_tokens, parts_.store->ladder()[0]);
-  const std::vector<double> row_bytes = RowBytes();
+Budgets ComposedPolicy::SpendAtDecision(const PolicyBudget& budget, const std::vector<PerSlot>& priority) {
+  const std::vector<uint8_t> fresh(budget.num_tokens, parts_.store->ladder()[0]);
+  const std::vector<double> row_bytes = RowBytes(budget);
   std::vector<std::vector<int>> present;  // tokens that the layer has
   std::vector<std::vector<float>> ranked;
   for (const PerSlot& layer : priority) {
     for (int row = 0; row < NumRows(); ++row) {
       present.emplace_back(), ranked.emplace_back();
-      for (int token = 0; token < budget_.num_tokens; ++token) {
-        if (layer[row][token] == kAbsentPriority) continue;
-        present.back().push_back(token);
-        ranked.back().push_back(layer[row][token]);
+      for (int i = 0; i < budget.num_tokens; ++i) {
+        if (layer[row][i] == kAbsentPriority) continue;
+        present.back().push_back(budget.first_token + i);
+        ranked.back().push_back(layer[row][i]);
       }
       RankTogether(present.back(), settings_.granularity, ranked.back());
     }
   }
   std::vector<SpendingView::Row> rows;
   for (size_t row = 0; row < ranked.size(); ++row) {
-    const int layer = static_cast<int>(row) / NumRows();
+    const int layer = budget.layers[row / NumRows()];
     rows.push_back({layer, ranked[row], std::span(fresh).first(ranked[row].size()), present[row],
                     DistortionOf(layers_[layer], row % NumRows())});
   }
-  const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), row_bytes, budget_.bytes));
+  const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), budget, row_bytes, budget.bytes));
+  Budgets entries;
   double spent = 0;
-  for (int layer = 0; layer < shape_.num_layers; ++layer) {
+  for (size_t i = 0; i < budget.layers.size(); ++i) {
+    Layer& layer = layers_[budget.layers[i]];
+    entries.emplace_back();
     for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
-      const size_t row = layer * NumRows() + std::min(kv_head, NumRows() - 1);
-      std::vector<uint8_t>& bits_of_token = layers_[layer].bits.emplace_back(budget_.num_tokens);
-      for (size_t i = 0; i < present[row].size(); ++i) bits_of_token[present[row][i]] = bits.at(row).at(i);
+      const size_t row = i * NumRows() + std::min(kv_head, NumRows() - 1);
+      std::vector<uint8_t>& bits_of_token = layer.bits.emplace_back(budget.next_token());
+      for (size_t j = 0; j < present[row].size(); ++j) bits_of_token[present[row][j]] = bits.at(row).at(j);
+      entries.back().push_back(
+          static_cast<int>(bits_of_token.size() - std::count(bits_of_token.begin(), bits_of_token.end(), 0)));
     }
-    layers_[layer].budget_bytes = BytesOf(layers_[layer]);
-    spent += layers_[layer].budget_bytes;
+    layer.budget_bytes = BytesOf(layer);
+    spent += layer.budget_bytes;
   }
-  const double rest = std::max(0.0, budget_.bytes - spent) / shape_.num_layers;
-  for (Layer& layer : layers_) layer.budget_bytes += rest;
+  const double rest = std::max(0.0, budget.bytes - spent) / static_cast<double>(budget.layers.size());
+  for (const int layer : budget.layers) layers_[layer].budget_bytes += rest;
+  return entries;
 }
 
-int ComposedPolicy::ContestedEntries() const {
-  return needs_.spends_bits ? parts_.allocator->ContestedEntries(budget_) : budget_.uniform_entries;
+int ComposedPolicy::ContestedEntries(const PolicyBudget& budget) const {
+  return needs_.spends_bits ? parts_.allocator->ContestedEntries(budget) : budget.uniform_entries;
 }
 
 std::optional<Propagation> ComposedPolicy::Propagates() const {
-  std::optional<Propagation> propagation = parts_.scorer->Propagates(budget_.num_tokens, ContestedEntries());
+  if (needs_.propagates_after < 0) return std::nullopt;
+  const PolicyBudget& budget = BudgetOf(needs_.propagates_after);
+  const int num_tokens = budget.num_tokens;
+  std::optional<Propagation> propagation = parts_.scorer->Propagates(num_tokens, ContestedEntries(budget));
   if (!propagation) return std::nullopt;
-  std::vector<bool> goes_on(budget_.num_tokens);
+  std::vector<bool> goes_on(num_tokens);
   for (const int token : propagation->tokens) goes_on[token] = true;
   propagation->tokens.clear();
-  for (int token = 0; token < budget_.num_tokens; ++token) {
-    if (goes_on[token] || settings_.guards.Holds(token, budget_.num_tokens)) propagation->tokens.push_back(token);
+  for (int token = 0; token < num_tokens; ++token) {
+    if (goes_on[token] || settings_.guards.Holds(token, num_tokens)) propagation->tokens.push_back(token);
   }
   return propagation;
 }
@@ -363,6 +381,15 @@ LayerPlan ComposedPolicy::Select(int layer_index, const std::vector<int>& budget
   }
   layer.priority.clear();
   return plan;
+}
+
+void ComposedPolicy::AfterWindow(int layer_index, int kv_head, int count) {
+  Layer& layer = layers_.at(layer_index);
+  std::vector<float>& relevance = layer.relevance.at(kv_head);
+  relevance.erase(relevance.begin(), relevance.begin() + count);
+  if (!needs_.spends_bits) return;
+  std::vector<uint8_t>& bits = layer.bits.at(kv_head);
+  bits.erase(bits.begin(), bits.begin() + count);
 }
 
 std::optional<LayerPlan> ComposedPolicy::AfterStep(const StepView& step, const std::vector<int>& budget_entries) {
@@ -408,20 +435,21 @@ LayerPlan ComposedPolicy::Evict(const StepView& step, Layer& layer, const std::v
 }
 
 LayerPlan ComposedPolicy::Spend(const StepView& step, Layer& layer) {
-  const std::vector<double> row_bytes = RowBytes();
+  const PolicyBudget& budget = budgets_[layer.budget_index];
+  const std::vector<double> row_bytes = RowBytes(budget);
   std::vector<std::vector<float>> ranked;
   std::vector<SpendingView::Row> rows;
   for (int row = 0; row < NumRows(); ++row) {
     const std::span<const int> tokens = step.TokenFromSlot(row);
     ranked.push_back(Prioritize(
-        {step.layer_index(), row, step.query_token() + 1, ContestedEntries(), tokens, layer.relevance[row]}));
+        {step.layer_index(), row, step.query_token() + 1, ContestedEntries(budget), tokens, layer.relevance[row]}));
     RankTogether(tokens, settings_.granularity, ranked.back());
   }
   for (int row = 0; row < NumRows(); ++row) {
     rows.push_back(
         {step.layer_index(), ranked[row], layer.bits[row], step.TokenFromSlot(row), DistortionOf(layer, row)});
   }
-  const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), row_bytes, layer.budget_bytes));
+  const Bits bits = parts_.allocator->Spend(ViewOf(std::move(rows), budget, row_bytes, layer.budget_bytes));
   LayerPlan plan(shape_.num_kv_heads);
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const std::vector<uint8_t>& row = bits.at(std::min(kv_head, NumRows() - 1));

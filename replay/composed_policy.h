@@ -31,11 +31,12 @@ class ComposedPolicy final : public Policy {
 
   PolicyNeeds Needs(const ModelShape& shape) const override;
   void AfterLayer(const LayerView& view) override;
-  Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override;
+  Budgets Allocate(const ModelShape& shape, std::span<const PolicyBudget> budgets) override;
   // The scorer's tokens and those that guards hold.
   std::optional<Propagation> Propagates() const override;
   LayerPlan Select(int layer_index, const std::vector<int>& budget_entries) override;
   bool WatchesSteps() const override { return settings_.every > 0 && settings_.growth == Growth::kFixed; }
+  void AfterWindow(int layer_index, int kv_head, int count) override;
   std::optional<LayerPlan> AfterStep(const StepView& step, const std::vector<int>& budget_entries) override;
   std::unique_ptr<Policy> Snapshot() const override { return std::make_unique<ComposedPolicy>(*this); }
 
@@ -46,6 +47,7 @@ class ComposedPolicy final : public Policy {
 
  private:
   struct Layer {
+    int budget_index = 0;
     PerSlot relevance, priority;
     int queries_since_decision = 0;
     // Allocators of bits only.
@@ -55,15 +57,19 @@ class ComposedPolicy final : public Policy {
     std::vector<std::vector<float>> key_factors;  // [kv_head], or empty
   };
   std::vector<float> Prioritize(const PriorityView& view) const;
-  void CheckGuards(const Budgets& budgets, int num_tokens) const;
-  void CheckGuardBytes() const;
+  const PolicyBudget& BudgetOf(int layer_index) const { return budgets_.at(layers_.at(layer_index).budget_index); }
+  // [layer of the budget][kv_head][token that it has]
+  std::vector<PerSlot> PriorityAtDecision(const PolicyBudget& budget) const;
+  void CheckGuards(const Budgets& budgets, const PolicyBudget& asked) const;
+  void CheckGuardBytes(const PolicyBudget& budget) const;
   void MeasureHarm(const LayerView& view, Layer& layer) const;
-  Budgets AllocateEntries(const std::vector<PerSlot>& priority) const;
-  void SpendAtDecision(const std::vector<PerSlot>& priority);
-  int ContestedEntries() const;  // at the decision
-  SpendingView ViewOf(std::vector<SpendingView::Row> rows, std::span<const double> row_bytes, double bytes) const;
+  Budgets AllocateEntries(const PolicyBudget& budget, const std::vector<PerSlot>& priority) const;
+  Budgets SpendAtDecision(const PolicyBudget& budget, const std::vector<PerSlot>& priority);
+  int ContestedEntries(const PolicyBudget& budget) const;  // at the decision
+  SpendingView ViewOf(std::vector<SpendingView::Row> rows, const PolicyBudget& budget,
+                      std::span<const double> row_bytes, double bytes) const;
   // Bytes of one slot of a row, [ladder].
-  std::vector<double> RowBytes() const;
+  std::vector<double> RowBytes(const PolicyBudget& budget) const;
   double BytesOf(const Layer& layer) const;
   static std::span<const double> DistortionOf(const Layer& layer, size_t row) {
     return layer.distortion.empty() ? std::span<const double>{} : layer.distortion[row];
@@ -77,7 +83,7 @@ class ComposedPolicy final : public Policy {
   PolicySettings settings_;
   ModelShape shape_;  // seen last
   PolicyNeeds needs_;
-  PolicyBudget budget_;
+  std::vector<PolicyBudget> budgets_;
   std::vector<Layer> layers_;
 };
 

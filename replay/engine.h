@@ -44,22 +44,24 @@ struct Plan {
   PlanRequest request;
   PolicyNeeds needs;
   ModelShape shape;
+  std::vector<AttentionRule> rules;  // [layer]
   std::shared_ptr<const Store> store;
   std::unique_ptr<Policy> policy;   // ready for BeforeStep and AfterStep
-  PolicyBudget budget;              // as asked
-  bool is_minimum = false;          // the budget gave less than one entry per KV head
+  std::vector<PolicyBudget> asked;  // one for all layers that have the same tokens
+  bool is_minimum = false;          // some budget gave less than one entry per KV head
   Budgets budgets;                  // [layer][kv_head] entries
   std::vector<LayerPlan> layers;    // [layer], slots are tokens
   std::vector<int> watched_tokens;  // ascending
   // [layer, kv_head, watched token] where the decision found it; absent: it was not there yet, or nothing is ranked.
   std::vector<std::optional<EntryRank>> watched_rank;
 
+  const PolicyBudget& AskedOf(int layer_index) const;
   CacheRules RulesOf(int layer_index) const;
-  std::unique_ptr<LayerCache> MakeCache(int layer_index, float scale) const;
+  std::unique_ptr<LayerCache> MakeCache(int layer_index) const;
   double BytesPerEntry() const;                // store and state, of a new entry
   double BytesOf(const HeadPlan& head) const;  // right after it was loaded, state included
   bool SpendsBits() const { return needs.spends_bits; }
-  double FullBytes() const;  // fp16 cache of everything before the decision
+  double FullBytes() const;  // fp16 cache of everything before the decision that a layer's window still holds
 };
 
 struct PlanOptions {
@@ -79,6 +81,7 @@ struct SeenPolicy {
   PlanRequest request;  // of no budget in particular
   PolicyNeeds needs;
   ModelShape shape;
+  std::vector<AttentionRule> rules;  // [layer]
   std::shared_ptr<const Policy> policy;
 };
 std::vector<SeenPolicy> ShowTrace(const TraceSource& source, const std::vector<PlanRequest>& requests,

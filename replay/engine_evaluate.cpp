@@ -79,6 +79,7 @@ class LayerEvaluation {
       : source_(source),
         layer_(source.info().layers[layer_index]),
         layer_index_(layer_index),
+        rule_(RuleOf(layer_)),
         plans_(plans),
         policies_(policies),
         options_(options),
@@ -118,9 +119,9 @@ class LayerEvaluation {
       }
     }
     std::vector<LayerMetrics> metrics;
-    for (PlanState& state : states_) {
-      if (!state.is_measured) StartMeasuring(state);
-      metrics.push_back(std::move(state.metrics));
+    for (size_t plan = 0; plan < plans_.size(); ++plan) {
+      if (!states_[plan].is_measured) StartMeasuring(plan);
+      metrics.push_back(std::move(states_[plan].metrics));
     }
     return metrics;
   }
@@ -146,7 +147,7 @@ class LayerEvaluation {
   void EvaluateOne(size_t plan, int query);
   void SeeStep(size_t plan, int query, const ReadPlan* reads, const AttendRecord& record);
   // The decision is behind it: what was kept, at which bits.
-  void StartMeasuring(PlanState& state) const;
+  void StartMeasuring(size_t plan);
   // What the query saw, given out [num_heads, head_dim_v] rows `out_stride` floats apart.
   void Measure(size_t plan, int query, const float* out, int64_t out_stride);
   void AddNeedleWeight(size_t plan, int head, int query, double weight);
@@ -155,10 +156,16 @@ class LayerEvaluation {
             static_cast<size_t>(first_token_ + query + 1)};
   }
   bool IsAnswer(int query) const { return first_token_ + query >= options_.answer_begin; }
+  // Needle tokens that a query at this token sees.
+  std::span<const int> NeedleInWindow(int query_token) const {
+    const auto seen = std::ranges::lower_bound(options_.needle_tokens, rule_.FirstSeen(query_token));
+    return {seen, options_.needle_tokens.end()};
+  }
 
   const TraceSource& source_;
   const LayerInfo& layer_;
   const int layer_index_;
+  const AttentionRule rule_;
   std::span<const Plan> plans_;
   const std::vector<std::unique_ptr<Policy>>& policies_;
   const EvaluateOptions& options_;
@@ -185,10 +192,10 @@ void LayerEvaluation::Load() {
   states_.resize(plans_.size());
   for (size_t plan = 0; plan < plans_.size(); ++plan) {
     PlanState& state = states_[plan];
-    state.cache = plans_[plan].MakeCache(layer_index_, layer_.scale);
+    state.cache = plans_[plan].MakeCache(layer_index_);
     state.cache->set_action_log(&state.actions);
     state.policy = policies_[plan].get();
-    state.is_stepwise = state.cache->TakesTokensSingly(*state.policy);
+    state.is_stepwise = state.cache->TakesTokensSingly(*state.policy, num_tokens_ - 1);
     state.bytes_per_entry = plans_[plan].store->BytesPerEntry(shape_.head_dim_k, shape_.head_dim_v);
     state.store_bits = plans_[plan].store->bits();
     state.needle_bits.resize(shape_.num_kv_heads);
@@ -215,7 +222,7 @@ void LayerEvaluation::Load() {
     for (size_t plan = 0; plan < plans_.size(); ++plan) LoadPlan(plan, kv_head, *data);
   }
   for (size_t plan = 0; plan < plans_.size(); ++plan) {
-    if (plans_[plan].request.FirstDecision() == plans_[plan].request.decision_token) StartMeasuring(states_[plan]);
+    if (plans_[plan].request.FirstDecision() == plans_[plan].request.decision_token) StartMeasuring(plan);
   }
 }
 
@@ -231,8 +238,11 @@ void LayerEvaluation::LoadPlan(size_t plan, int kv_head, const KvHeadData& data)
   }
 }
 
-void LayerEvaluation::StartMeasuring(PlanState& state) const {
+void LayerEvaluation::StartMeasuring(size_t plan) {
+  PlanState& state = states_[plan];
   LayerMetrics& metrics = state.metrics;
+  const auto in_window = static_cast<double>(NeedleInWindow(plans_[plan].request.decision_token - 1).size());
+  metrics.sees_needle_at_decision = in_window > 0;
   state.is_measured = true;
   metrics.decision_bytes = state.cache->Bytes();
   metrics.decision_entries = state.cache->num_entries();
@@ -248,9 +258,9 @@ void LayerEvaluation::StartMeasuring(PlanState& state) const {
       metrics.decision_needle_bits += entry_bits;
       state.needle_bits[kv_head][tokens[slot]] = entry_bits;
     }
-    if (options_.needle_tokens.empty()) continue;
-    metrics.decision_retention_kv_head[kv_head] = needle / static_cast<double>(options_.needle_tokens.size());
+    if (in_window > 0) metrics.decision_retention_kv_head[kv_head] = needle / in_window;
   }
+  if (in_window > 0) metrics.decision_needle_bits *= static_cast<double>(options_.needle_tokens.size()) / in_window;
 }
 
 void LayerEvaluation::AttendFully() {
@@ -274,7 +284,7 @@ void LayerEvaluation::AttendFully() {
     problem.q = &q_[(first_head * num_queries_ + begin_) * shape_.head_dim_k];
     problem.q_head_stride = int64_t{num_queries_} * shape_.head_dim_k, problem.q_row_stride = shape_.head_dim_k;
     problem.group = group_, problem.num_queries = block_, problem.first_query = first_token_ + begin_;
-    problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = dim_v, problem.rule = RuleOf(layer_);
+    problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = dim_v, problem.rule = rule_;
     problem.out = &full->out[first_head * block_ * dim_v];
     problem.out_head_stride = int64_t{block_} * dim_v, problem.out_row_stride = dim_v;
     cpu_fast::Attend(problem, tiles);
@@ -283,14 +293,16 @@ void LayerEvaluation::AttendFully() {
     for (int query = begin_; query < begin_ + block_; ++query) {
       const size_t index = static_cast<size_t>(head) * block_ + query - begin_;
       const std::span<float> row(&full->weights[index * stride_], first_token_ + query + 1);
-      ExpShifted(row, lse_[int64_t{head} * num_queries_ + query]);
+      WeightsFromScores(row, 0, first_token_ + query, rule_, lse_[int64_t{head} * num_queries_ + query]);
       full->weight_sum[index] = MaskedSum(row, std::span<const float>(ones_).first(row.size()));
       if (!(std::fabs(full->weight_sum[index] - 1) < kSumTolerance)) {
         throw Error(StrCat("layer ", layer_.layer, ", head ", layer_.heads[head], ", token ", first_token_ + query,
                            ": expected weights that sum to 1, found ", full->weight_sum[index],
                            "; the trace is damaged, see kvscope verify"));
       }
-      full->top[index] = TopTokens(row, options_.top_k);
+      const int first_seen = rule_.FirstSeen(first_token_ + query);
+      full->top[index] = TopTokens(row.subspan(first_seen), options_.top_k);
+      for (int& token : full->top[index]) token += first_seen;
     }
   }
   if (kept) kept->Keep(layer_index_, first_token_ + begin_, block_, full_);
@@ -300,7 +312,8 @@ void LayerEvaluation::Measure(size_t plan, int query, const float* out, int64_t 
   PlanState& state = states_[plan];
   LayerMetrics& metrics = state.metrics;
   const int plan_query = query - (plans_[plan].request.decision_token - first_token_);
-  const double num_needle = static_cast<double>(options_.needle_tokens.size());
+  const std::span<const int> needle = NeedleInWindow(first_token_ + query);
+  metrics.sees_needle_query[plan_query] = !needle.empty();
   std::vector<double> kept_mass(group_);
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const std::vector<float>& mask = state.mask[kv_head];
@@ -318,18 +331,19 @@ void LayerEvaluation::Measure(size_t plan, int query, const float* out, int64_t 
       metrics.error_head[head] += error, metrics.error_query[plan_query] += error;
       if (!full_->top[index].empty())
         metrics.overlap_head[head] += seen / static_cast<double>(full_->top[index].size());
-      for (const int token : options_.needle_tokens)
-        metrics.full_needle_weight_head[head] += IsAnswer(query) ? full[token] : 0.0f;
+      for (const int token : needle) metrics.full_needle_weight_head[head] += IsAnswer(query) ? full[token] : 0.0f;
     }
-    if (num_needle > 0) {
+    if (!needle.empty()) {
       double kept = 0, bits = 0;
-      for (const int token : options_.needle_tokens) {
+      for (const int token : needle) {
         kept += mask[token];
         if (mask[token] == 1) bits += state.needle_bits[kv_head][token];
       }
-      if (IsAnswer(query)) metrics.needle_bits += bits;
-      metrics.retention_query[plan_query] += kept / num_needle;
-      if (IsAnswer(query)) metrics.retention_kv_head[kv_head] += kept / num_needle;
+      const auto in_window = static_cast<double>(needle.size());
+      const double of_needle = static_cast<double>(options_.needle_tokens.size()) / in_window;
+      if (IsAnswer(query)) metrics.needle_bits += bits * of_needle;
+      metrics.retention_query[plan_query] += kept / in_window;
+      if (IsAnswer(query)) metrics.retention_kv_head[kv_head] += kept / in_window;
     }
     if (options_.see_query) {
       const int visible = first_token_ + query + 1;
@@ -373,9 +387,12 @@ void LayerEvaluation::EvaluateOne(size_t plan, int query) {
   PlanState& state = states_[plan];
   LayerCache& cache = *state.cache;
   const int plan_query = query - (plans_[plan].request.decision_token - first_token_);
-  if (plan_query >= 0 && !state.is_measured) StartMeasuring(state);
+  if (plan_query >= 0 && !state.is_measured) StartMeasuring(plan);
   const LayerStep step = StepOf(query, 1);
-  for (std::vector<float>& mask : state.mask) mask[step.first_token] = 1;
+  for (std::vector<float>& mask : state.mask) {
+    mask[step.first_token] = 1;
+    if (const int first_seen = rule_.FirstSeen(step.first_token); first_seen > 0) mask[first_seen - 1] = 0;
+  }
   state.actions.clear();
   TokenObserver observer;
   observer.wants_weights = IsAnswer(query);

@@ -19,31 +19,35 @@ constexpr double kHalfBytes = 2;
 }
 
 void CheckBudgets(const Plan& plan) {
-  const int num_tokens = std::max(plan.request.FirstDecision(), plan.budget.uniform_entries);
   if (static_cast<int>(plan.budgets.size()) != plan.shape.num_layers) {
     FailPlan(plan, StrCat("expected budgets for ", plan.shape.num_layers, " layers, found ", plan.budgets.size()));
   }
-  int64_t total = 0;
-  for (const std::vector<int>& layer : plan.budgets) {
-    if (static_cast<int>(layer.size()) != plan.shape.num_kv_heads) {
-      FailPlan(plan, StrCat("expected budgets for ", plan.shape.num_kv_heads, " KV heads, found ", layer.size()));
-    }
-    for (const int budget : layer) {
-      if (budget < 1 || budget > num_tokens) {
-        FailPlan(plan, StrCat("expected budgets from 1 to ", num_tokens, " entries, found ", budget));
+  for (const PolicyBudget& asked : plan.asked) {
+    const int most = std::max(asked.num_tokens, asked.uniform_entries);
+    int64_t total = 0;
+    for (const int layer_index : asked.layers) {
+      const std::vector<int>& layer = plan.budgets[layer_index];
+      if (static_cast<int>(layer.size()) != plan.shape.num_kv_heads) {
+        FailPlan(plan, StrCat("expected budgets for ", plan.shape.num_kv_heads, " KV heads, found ", layer.size()));
       }
-      total += budget;
+      for (const int budget : layer) {
+        if (budget < 1 || budget > most) {
+          FailPlan(plan, StrCat("expected budgets from 1 to ", most, " entries, found ", budget));
+        }
+        total += budget;
+      }
     }
+    const int64_t limit = int64_t{asked.uniform_entries} * asked.num_rows;
+    if (plan.SpendsBits() || total <= limit) continue;
+    FailPlan(plan, StrCat("expected budgets of at most ", limit, " entries in all, found ", total));
   }
-  if (plan.SpendsBits()) return;
-  const int64_t limit = int64_t{plan.budget.uniform_entries} * plan.shape.num_layers * plan.shape.num_kv_heads;
-  if (total > limit) FailPlan(plan, StrCat("expected budgets of at most ", limit, " entries in all, found ", total));
 }
 
 void CheckLayer(const Plan& plan, int layer_index) {
   const int num_tokens = plan.request.FirstDecision();
   const LayerPlan& layer = plan.layers[layer_index];
   const Guards& guards = plan.request.guards;
+  const int first_token = plan.AskedOf(layer_index).first_token;
   if (static_cast<int>(layer.size()) != plan.shape.num_kv_heads) {
     FailPlan(plan, StrCat("layer index ", layer_index, ": expected a plan for ", plan.shape.num_kv_heads,
                           " KV heads, found ", layer.size()));
@@ -52,6 +56,10 @@ void CheckLayer(const Plan& plan, int layer_index) {
     const std::string where = StrCat("layer index ", layer_index, ", KV head index ", kv_head);
     const std::vector<int>& keep = layer[kv_head].keep;
     CheckHeadPlan(layer[kv_head], num_tokens, *plan.store, {}, plan.request.spec.text, where);
+    if (keep[0] < first_token) {
+      FailPlan(plan, StrCat(where, ": expected tokens from ", first_token, " on, as its window has left those before, ",
+                            "found ", keep[0]));
+    }
     const int budget = plan.budgets[layer_index][kv_head];
     if (!plan.policy->ChoosesReads() && static_cast<int>(keep.size()) > budget) {
       FailPlan(plan, StrCat(where, ": expected at most ", budget, " entries, found ", keep.size()));
@@ -61,22 +69,28 @@ void CheckLayer(const Plan& plan, int layer_index) {
     }
     int64_t guarded = 0;
     for (const int token : keep) guarded += guards.Holds(token, num_tokens);
-    const int64_t expected = std::min<int64_t>(num_tokens, int64_t{guards.sinks} + guards.recent);
+    const int64_t expected = guards.NumHeld(first_token, num_tokens);
     if (guarded < expected) {
       FailPlan(plan, StrCat(where, ": expected all ", expected, " guarded entries, found ", guarded));
     }
   }
 }
 
-// What the request gives the policy, in entries and in bytes.
-PolicyBudget BudgetOf(const Plan& plan) {
+// Of the tokens before a decision, those that the layer has: what the last of them sees.
+int TokensOf(const AttentionRule& rule, int decision_token) {
+  return decision_token - rule.FirstSeen(decision_token - 1);
+}
+
+// What the request gives the policy in some layers, in entries and in bytes, as a share of `whole` tokens.
+PolicyBudget BudgetOf(const Plan& plan, std::vector<int> layers, int whole, int num_tokens) {
   const PlanRequest& request = plan.request;
   const ModelShape& shape = plan.shape;
-  const int whole = request.decision_token;
   const double fp16_bytes = (shape.head_dim_k + shape.head_dim_v) * kHalfBytes;
   PolicyBudget budget;
-  budget.num_tokens = request.FirstDecision();
-  budget.num_rows = shape.num_layers * shape.num_kv_heads;
+  budget.num_tokens = num_tokens;
+  budget.first_token = request.FirstDecision() - num_tokens;
+  budget.num_rows = static_cast<int>(layers.size()) * shape.num_kv_heads;
+  budget.layers = std::move(layers);
   for (const uint8_t bits : plan.store->ladder()) {
     budget.entry_bytes[bits] =
         plan.store->BytesPerEntry(shape.head_dim_k, shape.head_dim_v, bits) + plan.needs.state_bytes_per_entry;
@@ -99,19 +113,41 @@ PolicyBudget BudgetOf(const Plan& plan) {
   return budget;
 }
 
+std::vector<PolicyBudget> BudgetsOf(const Plan& plan) {
+  std::map<std::pair<int, int>, std::vector<int>> layers_from_tokens;
+  for (int layer = 0; layer < plan.shape.num_layers; ++layer) {
+    const AttentionRule& rule = plan.rules[layer];
+    layers_from_tokens[{TokensOf(rule, plan.request.decision_token), TokensOf(rule, plan.request.FirstDecision())}]
+        .push_back(layer);
+  }
+  std::vector<PolicyBudget> budgets;
+  for (auto& [tokens, layers] : layers_from_tokens)
+    budgets.push_back(BudgetOf(plan, std::move(layers), tokens.first, tokens.second));
+  return budgets;
+}
+
 // Whether not even one entry per KV head fits, as it comes.
 bool IsMinimum(const Plan& plan) {
   if (plan.needs.fixed_rate || plan.request.budget.unit != BudgetSpec::Unit::kFraction) return false;
-  return plan.budget.bytes < plan.BytesPerEntry() * plan.shape.num_layers * plan.shape.num_kv_heads * (1 - 1e-9);
+  return std::ranges::any_of(plan.asked, [&](const PolicyBudget& asked) {
+    return asked.bytes < plan.BytesPerEntry() * asked.num_rows * (1 - 1e-9);
+  });
+}
+
+double BytesIn(const Plan& plan, std::span<const int> layers) {
+  double bytes = 0;
+  for (const int layer : layers) {
+    for (const HeadPlan& head : plan.layers[layer]) bytes += plan.BytesOf(head);
+  }
+  return bytes;
 }
 
 void CheckBytes(const Plan& plan) {
-  double bytes = 0;
-  for (const LayerPlan& layer : plan.layers) {
-    for (const HeadPlan& head : layer) bytes += plan.BytesOf(head);
+  for (const PolicyBudget& asked : plan.asked) {
+    const double bytes = BytesIn(plan, asked.layers);
+    if (bytes <= asked.bytes * (1 + 1e-9) || plan.is_minimum) continue;
+    FailPlan(plan, StrCat("expected at most ", asked.bytes, " bytes, found ", bytes));
   }
-  if (bytes <= plan.budget.bytes * (1 + 1e-9) || plan.is_minimum) return;
-  FailPlan(plan, StrCat("expected at most ", plan.budget.bytes, " bytes, found ", bytes));
 }
 
 }  // namespace
@@ -123,11 +159,12 @@ Plan Decide(const SeenPolicy& seen, const BudgetSpec& budget, const std::vector<
   plan.needs = seen.needs;
   plan.watched_tokens = watched_tokens;
   plan.shape = seen.shape;
+  plan.rules = seen.rules;
   plan.store = seen.request.spec.MakeStore();
   plan.policy = seen.policy->Snapshot();
-  plan.budget = BudgetOf(plan);
+  plan.asked = BudgetsOf(plan);
   plan.is_minimum = IsMinimum(plan);
-  plan.budgets = plan.policy->Allocate(plan.shape, plan.budget);
+  plan.budgets = plan.policy->Allocate(plan.shape, plan.asked);
   CheckBudgets(plan);
   std::vector<std::vector<float>> priority(watched_tokens.empty() ? 0 : plan.shape.num_kv_heads);
   for (int layer = 0; layer < plan.shape.num_layers; ++layer) {
@@ -139,7 +176,7 @@ Plan Decide(const SeenPolicy& seen, const BudgetSpec& budget, const std::vector<
     CheckLayer(plan, layer);
     for (size_t kv_head = 0; kv_head < priority.size(); ++kv_head) {
       for (const int token : watched_tokens) {
-        const bool is_there = token < std::ssize(priority[kv_head]);
+        const bool is_there = token < std::ssize(priority[kv_head]) && token >= plan.AskedOf(layer).first_token;
         plan.watched_rank.push_back(is_there ? RankOf(priority[kv_head], token, plan.layers[layer][kv_head].keep)
                                              : std::nullopt);
       }
@@ -162,17 +199,18 @@ int DecisionToken(const TraceInfo& info, Protocol protocol) {
   return token;
 }
 
+const PolicyBudget& Plan::AskedOf(int layer_index) const {
+  return *std::ranges::find_if(
+      asked, [&](const PolicyBudget& budget) { return std::ranges::binary_search(budget.layers, layer_index); });
+}
+
 CacheRules Plan::RulesOf(int layer_index) const {
   double layer_bytes = 0;
   if (SpendsBits()) {
-    double spent = 0;
-    for (size_t layer = 0; layer < layers.size(); ++layer) {
-      for (const HeadPlan& head : layers[layer]) {
-        spent += BytesOf(head);
-        if (static_cast<int>(layer) == layer_index) layer_bytes += BytesOf(head);
-      }
-    }
-    layer_bytes += std::max(0.0, budget.bytes - spent) / shape.num_layers;
+    const PolicyBudget& budget = AskedOf(layer_index);
+    layer_bytes = BytesIn(*this, {&layer_index, 1});
+    layer_bytes +=
+        std::max(0.0, budget.bytes - BytesIn(*this, budget.layers)) / static_cast<double>(budget.layers.size());
   }
   return {.policy = request.spec.text,
           .decision_token = request.FirstDecision(),
@@ -185,8 +223,8 @@ CacheRules Plan::RulesOf(int layer_index) const {
           .state_bytes_per_entry = needs.state_bytes_per_entry};
 }
 
-std::unique_ptr<LayerCache> Plan::MakeCache(int layer_index, float scale) const {
-  return std::make_unique<LayerCache>(shape, layer_index, scale, store, RulesOf(layer_index));
+std::unique_ptr<LayerCache> Plan::MakeCache(int layer_index) const {
+  return std::make_unique<LayerCache>(shape, layer_index, rules.at(layer_index), store, RulesOf(layer_index));
 }
 
 double Plan::BytesPerEntry() const {
@@ -195,15 +233,16 @@ double Plan::BytesPerEntry() const {
 
 double Plan::BytesOf(const HeadPlan& head) const {
   double bytes = 0;
-  for (const uint8_t bits : head.bits) bytes += budget.entry_bytes[bits];
+  for (const uint8_t bits : head.bits) bytes += asked[0].entry_bytes[bits];  // the same in all
   if (!head.bits.empty()) return bytes;
   const int entries = static_cast<int>(head.keep.size());
   return store->LoadedBytes(entries, shape.head_dim_k, shape.head_dim_v) + entries * needs.state_bytes_per_entry;
 }
 
 double Plan::FullBytes() const {
-  return kHalfBytes * (shape.head_dim_k + shape.head_dim_v) * shape.num_layers * shape.num_kv_heads *
-         request.decision_token;
+  double tokens = 0;
+  for (const AttentionRule& rule : rules) tokens += TokensOf(rule, request.decision_token);
+  return kHalfBytes * (shape.head_dim_k + shape.head_dim_v) * shape.num_kv_heads * tokens;
 }
 
 std::string WhyRefused(const TraceSource& source, const PlanRequest& request) {
@@ -213,6 +252,11 @@ std::string WhyRefused(const TraceSource& source, const PlanRequest& request) {
   if (request.decision_token > num_tokens)
     return StrCat("the trace ends after ", num_tokens, " tokens, before the decision");
   const PolicyNeeds needs = request.spec.Needs(ShapeOf(source.info()));
+  for (const LayerInfo& layer : source.info().layers) {
+    if (needs.propagates_after < 0 || RuleOf(layer).FirstSeen(num_tokens - 1) == 0) continue;
+    return StrCat("it lets a part of the tokens go on, and layer ", layer.layer, " sees a window of ", layer.window,
+                  " tokens: the two together are not known");
+  }
   if (needs.queries) {  // those that are stored stand for all, but there must be some
     const std::string reason = WhyRowsAreMissing(source, std::max(0, decision - 1), decision);
     if (!reason.empty()) return "the size of queries " + reason;
@@ -231,12 +275,14 @@ std::string WhyRefused(const TraceSource& source, const PlanRequest& request) {
 std::vector<SeenPolicy> ShowTrace(const TraceSource& source, const std::vector<PlanRequest>& requests,
                                   const PlanOptions& options) {
   const ModelShape shape = ShapeOf(source.info());
+  std::vector<AttentionRule> rules;
+  for (const LayerInfo& layer : source.info().layers) rules.push_back(RuleOf(layer));
   std::vector<std::unique_ptr<Policy>> policies;
   std::vector<SeenPolicy> seen;
   int row_end = options.row_end;
   for (const PlanRequest& request : requests) {
     policies.push_back(request.make_policy ? request.make_policy() : request.spec.MakePolicy(request.guards));
-    seen.push_back({request, policies.back()->Needs(shape), shape, nullptr});
+    seen.push_back({request, policies.back()->Needs(shape), shape, rules, nullptr});
     row_end = std::max(row_end, request.decision_token);
   }
   std::vector<LayerEvidence>* const known = options.known;

@@ -35,9 +35,6 @@ std::string WhyNotReplayable(const TraceSource& source) {
   for (const LayerInfo& layer : info.layers) {
     const std::string place = StrCat("layer ", layer.layer, ": ");
     if (layer.kind == "linear") return place + "replay does not know linear attention";
-    if (layer.window > 0) return place + "policies do not know windows yet; look at its weights with kvscope view";
-    if (layer.softcap > 0)
-      return place + "policies do not know soft-capped scores yet; look at its weights with kvscope view";
     if (layer.sink) return place + "replay does not know attention with a learned sink";
     if (layer.kv_heads.empty() || layer.heads.size() != layer.kv_heads.size() * layer.HeadsPerKvHead()) {
       return place + "expected all query heads of every recorded KV head";

@@ -20,8 +20,8 @@
 
 namespace kvscope {
 
-// Empty when replay can work on this trace, else the reason: its level holds no q, k, v; a layer has a window, a
-// soft-cap, a sink or linear attention; layers differ in shape; ...
+// Empty when replay can work on this trace, else the reason: its level holds no q, k, v; a layer has a sink or linear
+// attention; layers differ in shape; ...
 std::string WhyNotReplayable(const TraceSource& source);
 ModelShape ShapeOf(const TraceInfo& info);
 // Tokens that every layer holds with their query rows; a file that was cut short or still grows has layers that differ.

@@ -111,9 +111,9 @@ void CheckHeadPlan(const HeadPlan& plan, int num_slots, const Store& store, std:
   }
 }
 
-LayerCache::LayerCache(const ModelShape& shape, int layer_index, float scale, std::shared_ptr<const Store> store,
-                       CacheRules rules)
-    : shape_(shape), layer_index_(layer_index), scale_(scale), store_(std::move(store)), rules_(std::move(rules)) {
+LayerCache::LayerCache(const ModelShape& shape, int layer_index, const AttentionRule& rule,
+                       std::shared_ptr<const Store> store, CacheRules rules)
+    : shape_(shape), layer_index_(layer_index), rule_(rule), store_(std::move(store)), rules_(std::move(rules)) {
   KVSCOPE_CHECK_EQ(static_cast<int>(rules_.budget_entries.size()), shape.num_kv_heads);
   for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
     heads_.push_back({store_->Make(shape.head_dim_k, shape.head_dim_v), {}});
@@ -200,7 +200,8 @@ void LayerCache::AttendHead(const LayerStep& step, int kv_head, const ReadPlan* 
   problem.q = step.q + first_head * step.q_head_stride;
   problem.q_head_stride = step.q_head_stride, problem.q_row_stride = step.q_token_stride;
   problem.group = group, problem.num_queries = num_tokens, problem.first_query = entries_before;
-  problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = shape_.head_dim_v, problem.rule = {.scale = scale_};
+  problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = shape_.head_dim_v;
+  problem.rule = {.scale = rule_.scale, .softcap = rule_.softcap};  // all that is here is in the window
   problem.out = step.out + first_head * step.out_head_stride;
   problem.out_head_stride = step.out_head_stride, problem.out_row_stride = step.out_token_stride;
   problem.lse = lse.data(), problem.lse_head_stride = num_tokens;
@@ -318,9 +319,11 @@ void LayerCache::CheckAfterEviction(int query_token) const {
                          "; the policy is broken"));
     }
     // Guards are the oldest and the newest entries, so missing ones show at the ends.
-    const int sinks = std::min<int>(rules_.guards.sinks, query_token + 1);
-    const int recent = std::min<int>(rules_.guards.recent, query_token + 1);
-    const bool has_sinks = sinks == 0 || (static_cast<int>(tokens.size()) >= sinks && tokens[sinks - 1] == sinks - 1);
+    const int first_seen = rule_.FirstSeen(query_token);
+    const int sinks = std::clamp(rules_.guards.sinks - first_seen, 0, query_token + 1 - first_seen);
+    const int recent = std::min(rules_.guards.recent, query_token + 1 - first_seen);
+    const bool has_sinks =
+        sinks == 0 || (static_cast<int>(tokens.size()) >= sinks && tokens[sinks - 1] == first_seen + sinks - 1);
     const bool has_recent = recent == 0 || (static_cast<int>(tokens.size()) >= recent &&
                                             tokens[tokens.size() - recent] == query_token + 1 - recent);
     if (!has_sinks || !has_recent) {
@@ -331,8 +334,24 @@ void LayerCache::CheckAfterEviction(int query_token) const {
   }
 }
 
-bool LayerCache::TakesTokensSingly(const Policy& policy) const {
-  return policy.WatchesSteps() || policy.ChoosesReads() || store_->groups_tokens();
+bool LayerCache::TakesTokensSingly(const Policy& policy, int last_token) const {
+  return policy.WatchesSteps() || policy.ChoosesReads() || store_->groups_tokens() || rule_.FirstSeen(last_token) > 0;
+}
+
+void LayerCache::DropUnseen(int query_token, Policy& policy) {
+  const int first_seen = rule_.FirstSeen(query_token);
+  std::vector<int> slots;
+  for (int kv_head = 0; first_seen > 0 && kv_head < shape_.num_kv_heads; ++kv_head) {
+    Head& head = heads_[kv_head];
+    const auto seen = std::ranges::lower_bound(head.token_from_slot, first_seen);
+    const auto gone = static_cast<int>(seen - head.token_from_slot.begin());
+    if (gone == 0) continue;
+    slots.resize(head.token_from_slot.size() - gone);
+    std::iota(slots.begin(), slots.end(), gone);
+    head.stored->Keep(slots, {});
+    head.token_from_slot.erase(head.token_from_slot.begin(), seen);
+    if (policy.WatchesSteps()) policy.AfterWindow(layer_index_, kv_head, gone);
+  }
 }
 
 void LayerCache::Settle() {
@@ -340,7 +359,7 @@ void LayerCache::Settle() {
 }
 
 void LayerCache::Step(const LayerStep& step, Policy& policy, const TokenObserver* observer) {
-  if (!TakesTokensSingly(policy)) {
+  if (!TakesTokensSingly(policy, step.first_token + step.num_tokens - 1)) {
     Append(step);
     Attend(step);
     Settle();
@@ -360,6 +379,7 @@ void LayerCache::Step(const LayerStep& step, Policy& policy, const TokenObserver
 // come first rather than fifth, since a token attends to itself as well; nothing else is in another order.
 void LayerCache::StepSingly(const LayerStep& one, Policy& policy, const TokenObserver* observer) {
   // 1. The query and the new key and value are those of one layer and token; the newest entry is stored as it comes.
+  DropUnseen(one.first_token, policy);
   Append(one);
   // 2. Retrieve: a policy may choose what to read; keys and values are de-quantised tile by tile as they are read.
   const std::optional<ReadPlan> reads = ChooseReads(one, policy);
@@ -379,7 +399,7 @@ void LayerCache::StepSingly(const LayerStep& one, Policy& policy, const TokenObs
 }
 
 std::unique_ptr<LayerCache> LayerCache::Clone() const {
-  auto clone = std::make_unique<LayerCache>(shape_, layer_index_, scale_, store_, rules_);
+  auto clone = std::make_unique<LayerCache>(shape_, layer_index_, rule_, store_, rules_);
   for (size_t kv_head = 0; kv_head < heads_.size(); ++kv_head) {
     clone->heads_[kv_head] = {heads_[kv_head].stored->Clone(), heads_[kv_head].token_from_slot};
   }

@@ -4,6 +4,9 @@
 // and lse equal cpu_fast::Attend's. The policy answers with plans; only this class changes the cache, and it checks
 // every plan first: a policy that breaks a rule is an Error that names it.
 //
+// In a layer with a window, entries that a query does not see any more go before it attends, whatever the policy: they
+// are the model's loss, not the policy's, and no action tells of them.
+//
 // Not thread-safe; caches of different layers or forks are independent. Nothing is allocated once buffers have grown.
 #pragma once
 
@@ -16,6 +19,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "kernels/attention_rule.h"
 #include "replay/policy.h"
 #include "replay/store.h"
 
@@ -84,18 +88,19 @@ struct TokenObserver {
 
 class LayerCache {
  public:
-  LayerCache(const ModelShape& shape, int layer_index, float scale, std::shared_ptr<const Store> store,
+  LayerCache(const ModelShape& shape, int layer_index, const AttentionRule& rule, std::shared_ptr<const Store> store,
              CacheRules rules);
 
   // Fills an empty KV head with what the plan keeps of K and V [tokens, head_dim]; its slots are tokens.
   void Load(int kv_head, const void* k, const void* v, DType dtype, const HeadPlan& plan);
   // All of one step: appends, attends, lets the policy choose reads before and change the cache after. A policy that
-  // reads or watches, or a store that packs as it goes, takes the tokens one at a time; any other takes them as one
-  // causal chunk, with the same bits. An observer is called only where tokens come one at a time.
+  // reads or watches, a store that packs as it goes, or a window that something has left by the last token, takes the
+  // tokens one at a time; any other takes them as one causal chunk, with the same bits. An observer is called only
+  // where tokens come one at a time.
   void Step(const LayerStep& step, Policy& policy, const TokenObserver* observer = nullptr);
-  bool TakesTokensSingly(const Policy& policy) const;
+  bool TakesTokensSingly(const Policy& policy, int last_token) const;
 
-  // The parts of a step, for those who look in between.
+  // The parts of a step, for those who look in between. None of the tokens may have left the window.
   void Append(const LayerStep& step);
   // Causal: token i of the step sees the entries that were there before it and itself. reads: slots of a single token.
   void Attend(const LayerStep& step, const ReadPlan* reads = nullptr, AttendRecord* record = nullptr);
@@ -119,6 +124,7 @@ class LayerCache {
   };
   void StepSingly(const LayerStep& one, Policy& policy, const TokenObserver* observer);
   void Settle();
+  void DropUnseen(int query_token, Policy& policy);
   std::optional<ReadPlan> ChooseReads(const LayerStep& one, Policy& policy);
   void AttendHead(const LayerStep& step, int kv_head, const ReadPlan* reads, AttendRecord* record);
   void Apply(const LayerPlan& plan, const Policy& policy, int query_token);
@@ -127,7 +133,7 @@ class LayerCache {
 
   ModelShape shape_;
   int layer_index_;
-  float scale_;
+  AttentionRule rule_;
   std::shared_ptr<const Store> store_;
   CacheRules rules_;
   std::vector<Head> heads_;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <functional>
+#include <limits>
 
 #include "core/error.h"
 #include "kernels/top_k.h"
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int kLanes = 16;
 constexpr double kPositionBytes = 4;  // int32 per entry
+constexpr float kNoValue = std::numeric_limits<float>::quiet_NaN();
 
 double Total(const std::vector<double>& values) {
   double total = 0;
@@ -87,7 +89,8 @@ LayerMetrics::LayerMetrics(const ModelShape& shape, int num_queries)
       error_query(num_queries),
       retention_query(num_queries),
       bytes_query(num_queries),
-      read_bytes_query(num_queries) {}
+      read_bytes_query(num_queries),
+      sees_needle_query(num_queries) {}
 
 void PlanMetrics::FillRow(double full_bytes, ResultRow& figures, std::vector<NamedArray>& arrays) const {
   const int64_t num_layers = shape.num_layers, num_heads = shape.num_heads, num_kv_heads = shape.num_kv_heads;
@@ -100,12 +103,18 @@ void PlanMetrics::FillRow(double full_bytes, ResultRow& figures, std::vector<Nam
   NamedArray retention_array = MakeArray("needle_retention", {"layer", "kv_head"}, {num_layers, num_kv_heads});
   const double per_query = num_queries ? 1.0 / num_queries : 0,
                per_answer = num_answer_queries ? 1.0 / num_answer_queries : 0;
+  // KV heads of the layers whose window holds some of the needle.
+  double heads_with_needle = 0, heads_with_needle_at_decision = 0;
+  std::vector<double> heads_with_needle_step(num_queries);
+  for (const LayerMetrics& layer : layers) {
+    heads_with_needle_at_decision += layer.sees_needle_at_decision ? shape.num_kv_heads : 0;
+    for (int query = 0; query < num_queries; ++query)
+      heads_with_needle_step[query] += layer.sees_needle_query[query] ? shape.num_kv_heads : 0;
+  }
   for (const LayerMetrics& layer : layers) {
     decision_bytes += layer.decision_bytes;
     decision_entries += static_cast<double>(layer.decision_entries);
-    bits += layer.decision_bits,
-        needle_bits += num_answer_queries ? layer.needle_bits * per_answer : layer.decision_needle_bits,
-        prefill_peak += layer.prefill_peak_bytes;
+    bits += layer.decision_bits, prefill_peak += layer.prefill_peak_bytes;
     loss += Total(layer.loss_head), error += Total(layer.error_head), overlap += Total(layer.overlap_head);
     needle += Total(layer.needle_weight_head), full_needle += Total(layer.full_needle_weight_head);
     for (int head = 0; head < num_heads; ++head) {
@@ -114,16 +123,25 @@ void PlanMetrics::FillRow(double full_bytes, ResultRow& figures, std::vector<Nam
       weight_array.values.push_back(static_cast<float>(layer.needle_weight_head[head] * per_answer));
     }
     // Without answer queries, what the decision left is all there is to say.
+    const auto answers = std::span(layer.sees_needle_query).last(num_answer_queries);
+    const auto seeing = static_cast<double>(std::ranges::count(answers, true));
+    const bool sees_needle = num_answer_queries ? seeing > 0 : layer.sees_needle_at_decision;
+    if (sees_needle) {
+      heads_with_needle += static_cast<double>(num_kv_heads);
+      needle_bits += num_answer_queries ? layer.needle_bits / seeing : layer.decision_needle_bits;
+    }
     for (int kv_head = 0; kv_head < num_kv_heads; ++kv_head) {
-      const double kept = num_answer_queries ? layer.retention_kv_head[kv_head] * per_answer
-                                             : layer.decision_retention_kv_head[kv_head];
-      retention += kept;
-      retention_array.values.push_back(static_cast<float>(kept));
+      const double kept =
+          num_answer_queries ? layer.retention_kv_head[kv_head] / seeing : layer.decision_retention_kv_head[kv_head];
+      if (sees_needle) retention += kept;
+      retention_array.values.push_back(sees_needle ? static_cast<float>(kept) : kNoValue);
     }
     for (int query = 0; query < num_queries; ++query) {
       bytes[query] += layer.bytes_query[query], read_bytes[query] += layer.read_bytes_query[query];
       loss_step[query] += layer.loss_query[query] / static_cast<double>(num_layers * num_heads);
-      retention_step[query] += layer.retention_query[query] / static_cast<double>(num_layers * num_kv_heads);
+      if (heads_with_needle_step[query] == 0) retention_step[query] = kNoValue;
+      if (layer.sees_needle_query[query])
+        retention_step[query] += layer.retention_query[query] / heads_with_needle_step[query];
     }
   }
   const double per_head = 1.0 / static_cast<double>(num_layers * num_heads),
@@ -149,8 +167,10 @@ void PlanMetrics::FillRow(double full_bytes, ResultRow& figures, std::vector<Nam
     arrays.back().values.assign(loss_step.begin(), loss_step.end());
   }
   if (!has_needle) return;
-  figures.Set("needle_retention", retention * per_kv_head);
-  figures.Set("needle_bits", needle_bits * per_kv_head / num_needle_tokens);
+  if (heads_with_needle > 0) {
+    figures.Set("needle_retention", retention / heads_with_needle);
+    figures.Set("needle_bits", needle_bits / heads_with_needle / num_needle_tokens);
+  }
   arrays.push_back(std::move(retention_array));
   if (num_answer_queries && full_needle > 0) {
     figures.Set("needle_weight_ratio", needle / full_needle);
@@ -161,8 +181,11 @@ void PlanMetrics::FillRow(double full_bytes, ResultRow& figures, std::vector<Nam
     arrays.back().values.assign(retention_step.begin(), retention_step.end());
   }
   const double whole = 1 - 1e-9;
-  double kept = 0;
-  for (const LayerMetrics& layer : layers) kept += Total(layer.decision_retention_kv_head) * per_kv_head;
+  double kept = heads_with_needle_at_decision > 0 ? 0 : 1;
+  for (const LayerMetrics& layer : layers) {
+    if (!layer.sees_needle_at_decision) continue;
+    kept += Total(layer.decision_retention_kv_head) / heads_with_needle_at_decision;
+  }
   const auto lost =
       std::find_if(retention_step.begin(), retention_step.end(), [&](double share) { return share < whole; });
   if (kept < whole) {

@@ -5,7 +5,8 @@
 // attention_loss  1 - full-cache weight on the entries that the query could see, over the full row's sum
 // output_error    |o - o_full|_2 / |o_full|_2 of a head
 // topk_overlap    share of the k entries that the full cache weighs most that the query could see
-// needle          tokens of the needle spans: share still there, weight over the policy's own cache
+// needle          tokens of the needle spans: share still there, weight over the policy's own cache. Counted are the
+//                 layers and queries whose window still holds some of it, and of it that part
 #pragma once
 
 #include <span>
@@ -29,10 +30,12 @@ struct LayerMetrics {
   std::vector<double> retention_query;                              // [query], over KV heads
   std::vector<double> bytes_query;       // [query] cache of the layer afterwards, state included
   std::vector<double> read_bytes_query;  // [query]
+  std::vector<char> sees_needle_query;   // [query] whether the layer's window holds some of it
+  bool sees_needle_at_decision = false;
   double decision_bytes = 0;
   int64_t decision_entries = 0;
   double decision_bits = 0;         // sum over entries
-  double decision_needle_bits = 0;  // sum over KV heads and needle tokens, dropped ones 0
+  double decision_needle_bits = 0;  // sum over KV heads and needle tokens, dropped ones 0; as of the whole needle
   double needle_bits = 0;           // and over answer queries
   double prefill_peak_bytes = 0;    // largest before the decision; 0: the whole prefill, uncompressed
 };

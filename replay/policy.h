@@ -9,6 +9,7 @@
 // token: absolute position, never renumbered. slot: row of one KV head's compacted cache, ascending by token.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -94,19 +95,24 @@ inline float ProtectedPriority(int token) {
   return kProtectedPriority * (1.0f + token * 0x1p-22f);
 }
 
-// Below every other priority: the layer never had this token (FastKV), so it cannot be kept.
+// Below every other priority: the layer has not got this token, so it cannot be kept. It never came there (FastKV), or
+// it has left the layer's window.
 inline constexpr float kAbsentPriority = -1;
 
-// What may stay at a decision.
+// What may stay at a decision in layers that have the same tokens: all, or those of a window. Budgets are shares of
+// what a layer has, and are not moved between layers that have different tokens.
 struct PolicyBudget {
-  int num_tokens = 0;  // before the decision
+  int num_tokens = 0;  // that the layers have
   // Per KV head, when all get the same and each entry is stored as it comes; may be above num_tokens.
   int uniform_entries = 0;
-  // What allocators of bits spend: of all layers and KV heads, state included.
+  // What allocators of bits spend: of these layers and their KV heads, state included.
   double bytes = 0;
-  int num_rows = 0;  // KV heads of all layers
+  int num_rows = 0;  // KV heads of these layers
   // Bytes of an entry of one KV head by bits, state included: those of the store's ladder, else 0.
   std::array<double, 33> entry_bytes{};
+  int first_token = 0;      // those before it have left the window
+  std::vector<int> layers;  // ascending
+  int next_token() const { return first_token + num_tokens; }
 };
 
 // Tokens that go on past a layer during prefill, ascending.
@@ -151,7 +157,7 @@ class Scorer {
 using Budgets = std::vector<std::vector<int>>;
 
 struct AllocationView {
-  ModelShape shape;
+  ModelShape shape;  // its num_layers: those of the budget
   int num_tokens = 0;
   int uniform_entries = 0;            // what each KV head gets when all get the same
   std::span<const PerSlot> priority;  // [layer][kv_head][token]
@@ -244,8 +250,9 @@ class Policy {
   // Statistics of layers <= view.layer_index() are final: CAKE and DynamicKV revise earlier layers here, FastKV and
   // PyramidInfer name the tokens that go on to the next layer.
   virtual void AfterLayer(const LayerView& view) = 0;
-  // All layers were seen. Afterwards Select is valid. Policies that spend bits answer the entries they will keep.
-  virtual Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) = 0;
+  // All layers were seen, and each is in one of the budgets. Afterwards Select is valid. Policies that spend bits
+  // answer the entries they will keep.
+  virtual Budgets Allocate(const ModelShape& shape, std::span<const PolicyBudget> budgets) = 0;
   // For those who look on: what it ranks the entries of a KV head by; empty: by nothing. Between Allocate and Select,
   // and after an AfterStep that answered a plan: of the slots before that plan.
   virtual std::span<const float> Priority(int layer_index, int kv_head) const {
@@ -261,6 +268,8 @@ class Policy {
     (void)query;
     return std::nullopt;
   }
+  // When WatchesSteps(): the first `count` slots of a KV head have left the layer's window. Comes before a query.
+  virtual void AfterWindow(int layer_index, int kv_head, int count) { (void)layer_index, (void)kv_head, (void)count; }
   // After each query, when WatchesSteps(). A plan changes the cache; nullopt leaves it. budget_entries as in Select.
   virtual bool WatchesSteps() const = 0;
   virtual std::optional<LayerPlan> AfterStep(const StepView& step, const std::vector<int>& budget_entries) = 0;
@@ -271,6 +280,9 @@ class Policy {
 struct Guards {
   int sinks = 0, recent = 0;
   bool Holds(int token, int next_token) const { return token < sinks || token >= next_token - recent; }
+  int64_t NumHeld(int first_token, int next_token) const {  // of first_token ... next_token - 1
+    return std::min<int64_t>(next_token - first_token, int64_t{std::max(0, sinks - first_token)} + recent);
+  }
 };
 inline float GuardPriority(int token) {
   return 4 * ProtectedPriority(token);

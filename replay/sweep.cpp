@@ -2,6 +2,7 @@
 #include "replay/sweep.h"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -129,21 +130,25 @@ ResultRow DescribeRow(const TraceInfo& info, const std::string& path, const Plan
 void AddNeedleArrays(const Plan& plan, const std::vector<int>& needle_tokens, std::vector<NamedArray>& arrays) {
   const int64_t num_layers = plan.shape.num_layers, num_kv_heads = plan.shape.num_kv_heads;
   const auto count = static_cast<int64_t>(needle_tokens.size());
+  constexpr float kNoValue = std::numeric_limits<float>::quiet_NaN();
   if (count == 0 || plan.request.FirstDecision() < plan.request.decision_token) return;
   const std::vector<std::string> axes{"layer", "kv_head"};
   NamedArray retention{"needle_retention", axes, {num_layers, num_kv_heads}, {}}, bits = retention;
   bits.name = "needle_bits";
-  for (const LayerPlan& layer : plan.layers) {
-    for (const HeadPlan& head : layer) {
+  for (int64_t layer = 0; layer < num_layers; ++layer) {
+    const int first_token = plan.AskedOf(static_cast<int>(layer)).first_token;
+    const std::span<const int> in_window(std::ranges::lower_bound(needle_tokens, first_token), needle_tokens.end());
+    const auto size = static_cast<double>(in_window.size());
+    for (const HeadPlan& head : plan.layers[layer]) {
       double kept = 0, sum = 0;
-      for (const int token : needle_tokens) {
+      for (const int token : in_window) {
         const auto found = std::lower_bound(head.keep.begin(), head.keep.end(), token);
         if (found == head.keep.end() || *found != token) continue;
         ++kept;
         sum += head.bits.empty() ? plan.store->bits() : head.bits[found - head.keep.begin()];
       }
-      retention.values.push_back(static_cast<float>(kept / static_cast<double>(count)));
-      bits.values.push_back(static_cast<float>(sum / static_cast<double>(count)));
+      retention.values.push_back(size > 0 ? static_cast<float>(kept / size) : kNoValue);
+      bits.values.push_back(size > 0 ? static_cast<float>(sum / size) : kNoValue);
     }
   }
   const bool has_retention = std::any_of(arrays.begin(), arrays.end(),
@@ -151,9 +156,10 @@ void AddNeedleArrays(const Plan& plan, const std::vector<int>& needle_tokens, st
   if (!has_retention) arrays.push_back(std::move(retention));
   arrays.push_back(std::move(bits));
   const auto is_ranked = [](const std::optional<EntryRank>& rank) { return rank.has_value(); };
-  if (!std::ranges::all_of(plan.watched_rank, is_ranked)) return;
+  if (std::ranges::none_of(plan.watched_rank, is_ranked)) return;
   NamedArray ranks{"needle_rank", {"layer", "kv_head", "needle_token"}, {num_layers, num_kv_heads, count}, {}};
-  for (const auto& rank : plan.watched_rank) ranks.values.push_back(static_cast<float>(rank->num_before));
+  for (const auto& rank : plan.watched_rank)
+    ranks.values.push_back(rank ? static_cast<float>(rank->num_before) : kNoValue);
   arrays.push_back(std::move(ranks));
 }
 

@@ -232,7 +232,9 @@ class Lambda final : public Allocator {
   Bits Spend(const SpendingView& view) const override {
     if (!parameters_.by_layer) return SpendTogether(view);
     Bits bits;
-    const int num_layers = view.rows.back().layer_index - view.rows.front().layer_index + 1;
+    int num_layers = 1;
+    for (size_t row = 1; row < view.rows.size(); ++row)
+      num_layers += view.rows[row].layer_index != view.rows[row - 1].layer_index;
     for (size_t begin = 0, end = 0; begin < view.rows.size(); begin = end) {
       SpendingView layer = view;
       layer.rows.clear();

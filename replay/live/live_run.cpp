@@ -184,7 +184,7 @@ class LivePrompt {
   std::unique_ptr<PolicyCache> MakeCache(const Plan& plan, const TraceSource& trace) const {
     std::vector<std::unique_ptr<LayerCache>> layers;
     for (int layer = 0; layer < plan.shape.num_layers; ++layer) {
-      layers.push_back(plan.MakeCache(layer, decoder_.model().config.layers[layer].attention.scale));
+      layers.push_back(plan.MakeCache(layer));
       for (int kv_head = 0; kv_head < plan.shape.num_kv_heads; ++kv_head) {
         const std::shared_ptr<const KvHeadData> data = trace.ReadKvHead(layer, kv_head);
         layers.back()->Load(kv_head, data->k.data(), data->v.data(), options_.kv_dtype, plan.layers[layer][kv_head]);
@@ -210,9 +210,10 @@ class LivePrompt {
     double bytes = 0;
     size_t last = first;
     for (; last < plans.size(); ++last) {
-      const ModelShape& shape = plans[last].shape;
-      const double entries = plans[last].policy->ChoosesReads() ? decision_token_ : plans[last].budget.uniform_entries;
-      bytes += 3 * entries * shape.num_layers * shape.num_kv_heads * plans[last].BytesPerEntry();
+      for (const PolicyBudget& asked : plans[last].asked) {
+        const double entries = plans[last].policy->ChoosesReads() ? asked.num_tokens : asked.uniform_entries;
+        bytes += 3 * entries * asked.num_rows * plans[last].BytesPerEntry();
+      }
       if (last > first && bytes > static_cast<double>(options_.fork_bytes)) break;
     }
     return last;

@@ -28,23 +28,30 @@ class TopKOracle final : public Policy {
     return needs;
   }
   void AfterLayer(const LayerView&) override {}
-  Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
-    const int num_tokens = budget.num_tokens, uniform_entries = budget.uniform_entries;
+  Budgets Allocate(const ModelShape& shape, std::span<const PolicyBudget> budgets) override {
     const Guards& guards = settings_.guards;
-    const int64_t guarded = std::min<int64_t>(num_tokens, int64_t{guards.sinks} + guards.recent);
-    if (guarded > uniform_entries) {
-      throw Error(StrCat("policy 'top_k_oracle': guards sinks=", guards.sinks, ",recent=", guards.recent, " hold ",
-                         guarded, " entries, above a budget of ", uniform_entries, " entries per KV head"));
-    }
-    num_tokens_ = num_tokens;
+    first_token_.resize(shape.num_layers);
     budgets_.assign(shape.num_layers, {});
-    return Budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, uniform_entries));
+    Budgets entries(shape.num_layers);
+    for (const PolicyBudget& budget : budgets) {
+      const int64_t guarded = guards.NumHeld(budget.first_token, budget.next_token());
+      if (guarded > budget.uniform_entries) {
+        throw Error(StrCat("policy 'top_k_oracle': guards sinks=", guards.sinks, ",recent=", guards.recent, " hold ",
+                           guarded, " entries, above a budget of ", budget.uniform_entries, " entries per KV head"));
+      }
+      next_token_ = budget.next_token();
+      for (const int layer : budget.layers) {
+        first_token_[layer] = budget.first_token;
+        entries[layer].assign(shape.num_kv_heads, budget.uniform_entries);
+      }
+    }
+    return entries;
   }
   LayerPlan Select(int layer_index, const std::vector<int>& budget_entries) override {
     budgets_.at(layer_index) = budget_entries;
     HeadPlan all;
-    all.keep.resize(num_tokens_);
-    std::iota(all.keep.begin(), all.keep.end(), 0);
+    all.keep.resize(next_token_ - first_token_.at(layer_index));
+    std::iota(all.keep.begin(), all.keep.end(), first_token_[layer_index]);
     return LayerPlan(budget_entries.size(), all);
   }
   bool ChoosesReads() const override { return true; }
@@ -58,7 +65,7 @@ class TopKOracle final : public Policy {
           Reduction::kMean, kv_head * group, (kv_head + 1) * group, [&](int head) { return query.FullWeight(head); },
           weight);
       int entries = budgets_.at(query.layer_index()).at(kv_head);
-      if (settings_.growth == Growth::kAppend) entries += static_cast<int>(weight.size()) - num_tokens_;
+      if (settings_.growth == Growth::kAppend) entries += query.query_token() + 1 - next_token_;
       for (size_t slot = 0; slot < weight.size(); ++slot) {
         const int token = token_from_slot[slot];
         if (settings_.guards.Holds(token, query.query_token() + 1)) weight[slot] = GuardPriority(token);
@@ -73,8 +80,9 @@ class TopKOracle final : public Policy {
 
  private:
   PolicySettings settings_;
-  int num_tokens_ = 0;
-  Budgets budgets_;  // [layer][kv_head]; empty before that layer's Select
+  int next_token_ = 0;            // of the decision
+  std::vector<int> first_token_;  // [layer]
+  Budgets budgets_;               // [layer][kv_head]; empty before that layer's Select
 };
 
 const ScorerRegistration registration({

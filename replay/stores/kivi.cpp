@@ -6,6 +6,8 @@
 // Of S entries the first floor(S / residual) * residual keys are packed, none of the rest, and all values but the last
 // `residual`. Packing happens when the step's queries have attended (Settle), so they still see fp16; several entries
 // settled at once give what one at a time gives. Right after a prompt of a multiple of `residual` no key is in fp16.
+// In a layer with a window, entries that have left it go group by group: until the last of its group has left, an entry
+// is not read but keeps its bytes.
 // Departs: f32 arithmetic, a guard for constant groups, scales rounded up and minima down to f16. Codes of keys lie
 // [token, channel], not along tokens, so that rows are read without a transpose; they take the same bytes.
 #include <algorithm>
@@ -39,18 +41,19 @@ class KiviHead final : public StoredHead {
         recent_keys_(Fp16Codec::RowBytes(dim_k_)),
         recent_values_(Fp16Codec::RowBytes(dim_v_)) {}
 
-  int num_slots() const override { return num_slots_; }
+  int num_slots() const override { return num_entries_ - num_unread_; }
   void Append(std::span<const float> k, std::span<const float> v, int count) override {
     KVSCOPE_CHECK_EQ(k.size(), static_cast<size_t>(count) * dim_k_);
     KVSCOPE_CHECK_EQ(v.size(), static_cast<size_t>(count) * dim_v_);
     Fp16Codec::Encode(k.data(), count, dim_k_, recent_keys_.Append(count));
     Fp16Codec::Encode(v.data(), count, dim_v_, recent_values_.Append(count));
-    num_slots_ += count;
+    num_entries_ += count;
   }
 
   void Settle() override {
-    const int new_keys = settings_.PackedKeys(num_slots_) - num_packed_keys_;
-    const int new_values = settings_.PackedValues(num_slots_) - num_packed_values_;
+    const int entries = num_gone_ + num_entries_;  // ever
+    const int new_keys = settings_.PackedKeys(entries) - num_gone_ - num_packed_keys_;
+    const int new_values = settings_.PackedValues(entries) - num_gone_ - num_packed_values_;
     if (new_keys == 0 && new_values == 0) return;
     std::vector<float> rows(static_cast<size_t>(settings_.group) * std::max(dim_k_, dim_v_));
     for (int begin = 0; begin < new_keys; begin += settings_.group) {
@@ -70,18 +73,20 @@ class KiviHead final : public StoredHead {
 
   void Keep(std::span<const int> slots, std::span<const uint8_t> bits) override {
     KVSCOPE_CHECK(bits.empty());
-    CheckKeptSlots(slots, num_slots_);
-    if (static_cast<int>(slots.size()) == num_slots_) return;
-    KVSCOPE_CHECK(num_packed_keys_ == 0 && num_packed_values_ == 0);  // groups are not torn
+    CheckKeptSlots(slots, num_slots());
+    const int dropped = num_slots() - static_cast<int>(slots.size());
+    if (dropped == 0) return;
+    if (slots.empty() || slots.front() == dropped) return DropOldest(dropped);
+    KVSCOPE_CHECK(num_packed_keys_ == 0 && num_packed_values_ == 0 && num_unread_ == 0);  // groups are not torn
     recent_keys_.Keep(slots);
     recent_values_.Keep(slots);
-    num_slots_ = static_cast<int>(slots.size());
+    num_entries_ = static_cast<int>(slots.size());
   }
 
   void ReadKeys(int row_begin, int count, float* k) const override {
     CheckRange(row_begin, count);
-    const int end = row_begin + count;
-    int row = row_begin;
+    int row = num_unread_ + row_begin;
+    const int end = row + count;
     while (row < std::min(end, num_packed_keys_)) {
       const int block = row / settings_.group, first = row % settings_.group;
       const int rows = std::min(settings_.group - first, end - row);
@@ -93,16 +98,18 @@ class KiviHead final : public StoredHead {
   }
   void ReadValues(int row_begin, int count, float* v) const override {
     CheckRange(row_begin, count);
-    const int packed = std::clamp(num_packed_values_ - row_begin, 0, count);
-    if (packed > 0) value_rows_.Decode(packed_values_.Row(row_begin), packed, v);
+    const int row = num_unread_ + row_begin;
+    const int packed = std::clamp(num_packed_values_ - row, 0, count);
+    if (packed > 0) value_rows_.Decode(packed_values_.Row(row), packed, v);
     if (packed == count) return;
-    Fp16Codec::Decode(recent_values_.Row(row_begin + packed - num_packed_values_), count - packed, dim_v_,
+    Fp16Codec::Decode(recent_values_.Row(row + packed - num_packed_values_), count - packed, dim_v_,
                       v + static_cast<int64_t>(packed) * dim_v_);
   }
   const void* RawKeys(int row_begin, DType& dtype) const override {
-    if (row_begin < num_packed_keys_) return nullptr;
+    const int row = num_unread_ + row_begin;
+    if (row < num_packed_keys_) return nullptr;
     dtype = Fp16Codec::kDType;
-    return recent_keys_.Row(row_begin - num_packed_keys_);
+    return recent_keys_.Row(row - num_packed_keys_);
   }
 
   int64_t bytes() const override {
@@ -112,15 +119,29 @@ class KiviHead final : public StoredHead {
 
  private:
   void CheckRange(int row_begin, int count) const {
-    KVSCOPE_CHECK(row_begin >= 0 && count >= 0 && row_begin <= num_slots_ - count);
+    KVSCOPE_CHECK(row_begin >= 0 && count >= 0 && row_begin <= num_slots() - count);
+  }
+  // They are not read any more; packed groups that are wholly unread go.
+  void DropOldest(int count) {
+    num_unread_ += count;
+    const int groups = std::min({num_unread_, num_packed_keys_, num_packed_values_}) / settings_.group;
+    if (groups == 0) return;
+    const int entries = groups * settings_.group;
+    packed_keys_.DropFirst(groups);
+    packed_values_.DropFirst(entries);
+    for (int* number : {&num_entries_, &num_unread_, &num_packed_keys_, &num_packed_values_}) *number -= entries;
+    num_gone_ += entries;
   }
 
-  int dim_k_, dim_v_, num_slots_ = 0, num_packed_keys_ = 0, num_packed_values_ = 0;
+  int dim_k_, dim_v_;
+  int num_entries_ = 0, num_packed_keys_ = 0, num_packed_values_ = 0;  // that are stored
+  int num_unread_ = 0;                                                 // the oldest of them
+  int num_gone_ = 0;                                                   // before them: whole groups
   Settings settings_;
   cpu::ColumnGroups key_block_;
   AsymmetricRows value_rows_;
   PackedRows packed_keys_, packed_values_;  // [block of `group` tokens], [token]
-  PackedRows recent_keys_, recent_values_;  // the tokens after those, fp16
+  PackedRows recent_keys_, recent_values_;  // the entries after those, fp16
 };
 
 class KiviStore final : public Store {

@@ -49,7 +49,7 @@ class Prefilled {
   Fork MakeFork(const Plan& plan) const {
     std::vector<std::unique_ptr<LayerCache>> layers;
     for (int layer = 0; layer < plan.shape.num_layers; ++layer) {
-      layers.push_back(plan.MakeCache(layer, decoder_.model().config.layers[layer].attention.scale));
+      layers.push_back(plan.MakeCache(layer));
       for (int kv_head = 0; kv_head < plan.shape.num_kv_heads; ++kv_head) {
         const std::shared_ptr<const KvHeadData> data = trace.ReadKvHead(layer, kv_head);
         layers.back()->Load(kv_head, data->k.data(), data->v.data(), DType::kF16, plan.layers[layer][kv_head]);

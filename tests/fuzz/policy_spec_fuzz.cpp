@@ -53,7 +53,9 @@ class SmallLayer final : public LayerView {
 };
 
 PolicyBudget BudgetOf(const PolicyNeeds& needs, const Store& store) {
-  PolicyBudget budget{kTokens, kEntries};
+  PolicyBudget budget;
+  budget.num_tokens = kTokens, budget.uniform_entries = kEntries;
+  for (int layer = 0; layer < kShape.num_layers; ++layer) budget.layers.push_back(layer);
   budget.num_rows = kShape.num_layers * kShape.num_kv_heads;
   for (const uint8_t bits : store.ladder()) {
     budget.entry_bytes[bits] =
@@ -68,7 +70,7 @@ void CheckDecision(const PolicySpec& spec, const Guards& guards) {
   const PolicyNeeds needs = policy->Needs(kShape);
   for (int layer = 0; layer < kShape.num_layers; ++layer) policy->AfterLayer(SmallLayer(layer));
   const PolicyBudget budget = BudgetOf(needs, *spec.MakeStore());
-  const Budgets budgets = policy->Allocate(kShape, budget);
+  const Budgets budgets = policy->Allocate(kShape, {&budget, 1});
   size_t kept = 0;
   double bytes = 0;
   for (int layer = 0; layer < kShape.num_layers; ++layer) {

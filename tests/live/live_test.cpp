@@ -58,6 +58,52 @@ class Live : public testing::Test {
     return RunLive(decoder_, tokenizer_, prompt_, requests, options);
   }
 
+  // As Gemma 2 has them: soft-capped scores, a window in every other layer.
+  void AddWindows() {
+    for (LayerConfig& layer : model_->config.layers) layer.attention.softcap = 3;
+    model_->config.layers[1].attention.window = 20;
+  }
+
+  void ExpectReplayKeepsTheSame() {
+    const std::filesystem::path path =
+        std::filesystem::temp_directory_path() / ("kvscope_live_" + std::to_string(getpid()) + ".kvtrace.h5");
+    const TraceInfo info = MakeTraceInfo(*model_, "", prompt_, {});
+    {
+      Recorder recorder(path, info, {.writer = {.overwrite = true}});
+      CpuEngine engine(*model_, DType::kF16);
+      RunPrompt(engine, &tokenizer_, prompt_, {}, info, &recorder);
+      recorder.Finish();
+    }
+    const std::vector<std::string> specs{
+        "snapkv:window=4", "snapkv+ada:window=4",   "h2o",    "tova",
+        "adkvc",           "streaming_llm:sinks=2", "random", "snapkv@int4:window=4",
+        "adkvc/block=4",   "adkvc+quantile",        "mikv",   "snapkv@kivi:bits=4:window=4"};
+    for (const Protocol protocol : {Protocol::kPrompt, Protocol::kContext}) {
+      SweepOptions sweep;
+      sweep.policies = specs;
+      sweep.budgets = {{BudgetSpec::Unit::kFraction, 0.4}};
+      sweep.protocols = {protocol};
+      sweep.is_bare = true;
+      Results replay;
+      ReplayTrace(*TraceReader::Open(path), path, sweep, replay);
+      std::vector<PlanRequest> requests;
+      for (const std::string& spec : specs) requests.push_back(Request(spec, 0.4));
+      const std::vector<Results::Row> live = Run(requests, protocol);
+      ASSERT_EQ(live.size(), replay.rows.size());
+      for (size_t i = 0; i < live.size(); ++i) {
+        ASSERT_NE(live[i].Find("kept"), nullptr) << specs[i] << live[i].figures.Text("refused_reason");
+        EXPECT_EQ(live[i].Find("kept")->values, replay.rows[i].Find("kept")->values) << specs[i];
+        const NamedArray* bits = live[i].Find("bits");
+        if (bits) {
+          EXPECT_EQ(bits->values, replay.rows[i].Find("bits")->values) << specs[i];
+        }
+        EXPECT_EQ(live[i].figures.Number("kept_bytes_prefill"), replay.rows[i].figures.Number("kept_bytes_prefill"))
+            << specs[i];
+      }
+    }
+    std::filesystem::remove(path);
+  }
+
   GgufFile gguf_;
   Tokenizer tokenizer_;
   std::unique_ptr<Model> model_;
@@ -92,43 +138,23 @@ TEST_F(Live, AForkInABatchGivesWhatItGivesAlone) {
 }
 
 TEST_F(Live, KeepsWhatReplayKeeps) {
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("kvscope_live_" + std::to_string(getpid()) + ".kvtrace.h5");
-  const TraceInfo info = MakeTraceInfo(*model_, "", prompt_, {});
-  {
-    Recorder recorder(path, info, {.writer = {.overwrite = true}});
-    CpuEngine engine(*model_, DType::kF16);
-    RunPrompt(engine, &tokenizer_, prompt_, {}, info, &recorder);
-    recorder.Finish();
-  }
-  const std::vector<std::string> specs{
-      "snapkv:window=4", "snapkv+ada:window=4",   "h2o",    "tova",
-      "adkvc",           "streaming_llm:sinks=2", "random", "snapkv@int4:window=4",
-      "adkvc/block=4",   "adkvc+quantile",        "mikv",   "snapkv@kivi:bits=4:window=4"};
+  ExpectReplayKeepsTheSame();
+}
+
+TEST_F(Live, KeepsWhatReplayKeepsInLayersWithWindows) {
+  AddWindows();
+  ExpectReplayKeepsTheSame();
+}
+
+TEST_F(Live, InLayersWithWindowsTheFullPolicyIsTheFullCache) {
+  AddWindows();
   for (const Protocol protocol : {Protocol::kPrompt, Protocol::kContext}) {
-    SweepOptions sweep;
-    sweep.policies = specs;
-    sweep.budgets = {{BudgetSpec::Unit::kFraction, 0.4}};
-    sweep.protocols = {protocol};
-    sweep.is_bare = true;
-    Results replay;
-    ReplayTrace(*TraceReader::Open(path), path, sweep, replay);
-    std::vector<PlanRequest> requests;
-    for (const std::string& spec : specs) requests.push_back(Request(spec, 0.4));
-    const std::vector<Results::Row> live = Run(requests, protocol);
-    ASSERT_EQ(live.size(), replay.rows.size());
-    for (size_t i = 0; i < live.size(); ++i) {
-      ASSERT_NE(live[i].Find("kept"), nullptr) << specs[i] << live[i].figures.Text("refused_reason");
-      EXPECT_EQ(live[i].Find("kept")->values, replay.rows[i].Find("kept")->values) << specs[i];
-      const NamedArray* bits = live[i].Find("bits");
-      if (bits) {
-        EXPECT_EQ(bits->values, replay.rows[i].Find("bits")->values) << specs[i];
-      }
-      EXPECT_EQ(live[i].figures.Number("kept_bytes_prefill"), replay.rows[i].figures.Number("kept_bytes_prefill"))
-          << specs[i];
-    }
+    const std::vector<Results::Row> rows = Run({Request("full", 1.0), Request("fastkv", 0.5)}, protocol);
+    EXPECT_LT(*rows[0].figures.Number("kl"), 1e-9);
+    EXPECT_EQ(rows[0].figures.Number("top1_agreement"), 1.0);
+    EXPECT_EQ(rows[0].figures.Number("kept_fraction"), 1.0);
+    EXPECT_NE(rows[1].figures.Text("refused_reason"), "");
   }
-  std::filesystem::remove(path);
 }
 
 TEST_F(Live, ForksGoTheirOwnWay) {

@@ -57,7 +57,7 @@ ComposedPolicy MakePolicy(PerSlot relevance, const PolicySettings& settings, Sco
 
 LayerPlan Decide(ComposedPolicy& policy, int num_tokens, int entries) {
   policy.AfterLayer(TinyLayerView(kTwoHeads, 0, num_tokens));
-  return policy.Select(0, policy.Allocate(kTwoHeads, {num_tokens, entries})[0]);
+  return policy.Select(0, AllocateAll(policy, kTwoHeads, num_tokens, entries)[0]);
 }
 
 TEST(SelectSlots, KeepsTheBestAndTheLowerTokenOnATie) {
@@ -125,11 +125,10 @@ TEST(ComposedPolicy, BitsAreSpentOnBlocksByTheirBestEntryOnChunksByTheirMean) {
                            Allocators().at("lambda").make(params), Stores().at("mixed").make(params)},
                           {.granularity = {4, ranks_by_max}});
     policy.AfterLayer(TinyLayerView(RandomAttention(kTwoHeads, 12, 1), 0, 12));
-    PolicyBudget budget{12, 5};
-    budget.num_rows = 2;
+    PolicyBudget budget = BudgetOfLayers(kTwoHeads, 12, 5);
     budget.entry_bytes[16] = 16, budget.entry_bytes[8] = 12, budget.entry_bytes[4] = 10, budget.entry_bytes[2] = 9;
     budget.bytes = 2 * 5 * 16;
-    const LayerPlan plan = policy.Select(0, policy.Allocate(kTwoHeads, budget)[0]);
+    const LayerPlan plan = policy.Select(0, policy.Allocate(kTwoHeads, {&budget, 1})[0]);
     const int first = ranks_by_max ? 0 : 4;  // 9 against 3, or 2.25 against 3
     EXPECT_THAT(plan[1].keep, ElementsAre(first, first + 1, first + 2, first + 3, 11));
   }
@@ -152,11 +151,10 @@ TEST(ComposedPolicy, BitsThatAreAsBadAsNoneInOneKvHeadAreSoForItsLayer) {
                            Stores().at("mixed").make(params)},
                           {});
     policy.AfterLayer(TinyLayerView(attention, 0, 40));
-    PolicyBudget budget{40, 10};
-    budget.num_rows = 2;
+    PolicyBudget budget = BudgetOfLayers(kTwoHeads, 40, 10);
     budget.entry_bytes[16] = 16, budget.entry_bytes[8] = 12, budget.entry_bytes[4] = 10, budget.entry_bytes[2] = 3;
     budget.bytes = 2 * 40 * 3;
-    const LayerPlan plan = policy.Select(0, policy.Allocate(kTwoHeads, budget)[0]);
+    const LayerPlan plan = policy.Select(0, policy.Allocate(kTwoHeads, {&budget, 1})[0]);
     EXPECT_EQ(std::count(plan[0].bits.begin(), plan[0].bits.end(), 2), size < 1 ? 40 : 0);
   }
 }

@@ -35,9 +35,10 @@ EvaluateOptions OptionsFor(const TraceSource& trace, int decision) {
 }
 
 // Output of one head over `tokens` with weights renormalised over them.
-std::vector<double> OutputOver(const TinyRun& run, int layer, int head, int query, const std::set<int>& tokens) {
+std::vector<double> OutputOver(const TinyRun& run, int layer, int head, int query, const std::set<int>& tokens,
+                               int num_tokens = kShape.tokens + kShape.steps) {
   const std::vector<double> weights = ExactWeights(run.info.layers[layer], run.layers[layer], head, query);
-  const int dim = kShape.head_dim, num_tokens = kShape.tokens + kShape.steps;
+  const int dim = kShape.head_dim;
   std::vector<double> out(dim);
   double sum = 0;
   for (const int token : tokens) {
@@ -114,8 +115,8 @@ TEST(Engine, StepwisePoliciesSeeWeightsOverTheirOwnCache) {
     Log* log;
     PolicyNeeds Needs(const ModelShape&) const override { return {}; }
     void AfterLayer(const LayerView&) override {}
-    Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
-      const int entries = budget.uniform_entries;
+    Budgets Allocate(const ModelShape& shape, std::span<const PolicyBudget> asked) override {
+      const int entries = asked[0].uniform_entries;
       return Budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, entries));
     }
     LayerPlan Select(int, const std::vector<int>& budget) override { return Newest(48, budget); }
@@ -158,6 +159,88 @@ TEST(Engine, StepwisePoliciesSeeWeightsOverTheirOwnCache) {
   EXPECT_EQ(metrics[0].layers[0].bytes_query.back(), 2 * 10 * 64.0);
 }
 
+// The second layer sees 30 tokens. 25 .. 47 are kept in both; the needle is 24, 25.
+TEST(Engine, WindowsAndSoftCapsAreThoseOfTheLayer) {
+  TinyShape shape = kShape;
+  shape.steps = 12, shape.window = 30, shape.softcap = 3;
+  const TinyRun run = MakeTinyRun(shape);
+  const auto trace = MakeTinyTrace(shape);
+  const auto plans = MakePlans(
+      *trace, {RequestOf(*trace, "recent_window:every=0:growth=append", 23), RequestOf(*trace, "full", 48)}, {});
+  EXPECT_EQ(plans[0].FullBytes(), 2 * (48 + 30) * 64.0);
+  EXPECT_EQ(plans[1].layers[1][0].keep.size(), 30u);
+  EvaluateOptions options = OptionsFor(*trace, 48);
+  std::vector<CacheAction> actions;
+  std::mutex mutex;
+  options.see_actions = [&](size_t, std::span<const CacheAction> of_query) {
+    const std::lock_guard lock(mutex);
+    actions.insert(actions.end(), of_query.begin(), of_query.end());
+  };
+  const auto metrics = Evaluate(*trace, plans, options);
+  EXPECT_TRUE(actions.empty()) << "what leaves the window is not evicted";
+  for (int layer = 0; layer < 2; ++layer) {
+    const LayerMetrics& found = metrics[0].layers[layer];
+    for (int head = 0; head < shape.heads; ++head) {
+      double loss = 0, error = 0, needle = 0;
+      for (int query = 48; query < 60; ++query) {
+        const std::vector<double> weights = ExactWeights(run.info.layers[layer], run.layers[layer], head, query);
+        std::set<int> seen, all;
+        for (int token = layer == 1 ? query - 29 : 0; token <= query; ++token) {
+          all.insert(token);
+          if (token >= 25) seen.insert(token);
+        }
+        double kept = 0;
+        for (const int token : seen) kept += weights[token];
+        loss += 1 - kept;
+        if (seen.contains(25)) needle += weights[25] / kept;
+        const auto out = OutputOver(run, layer, head, query, seen, 60),
+                   full = OutputOver(run, layer, head, query, all, 60);
+        double difference = 0, size = 0;
+        for (int i = 0; i < shape.head_dim; ++i) difference += std::pow(out[i] - full[i], 2), size += full[i] * full[i];
+        error += std::sqrt(difference / size);
+      }
+      EXPECT_NEAR(found.loss_head[head], loss, 1e-4);
+      EXPECT_NEAR(found.error_head[head], error, 2e-4);
+      EXPECT_NEAR(found.needle_weight_head[head], needle, 1e-4);
+      EXPECT_LT(metrics[1].layers[layer].error_head[head], 1e-5);
+      EXPECT_LT(metrics[1].layers[layer].loss_head[head], 1e-5);
+    }
+    for (int query = 0; query < 12; ++query) {
+      const int entries = std::min(23 + query + 1, layer == 1 ? 30 : 60);
+      EXPECT_EQ(found.bytes_query[query], 2 * entries * 64.0);
+      EXPECT_EQ(bool{found.sees_needle_query[query] != 0}, layer == 0 || 48 + query - 29 <= 25);
+    }
+  }
+  ResultRow row;
+  std::vector<NamedArray> arrays;
+  metrics[0].FillRow(plans[0].FullBytes(), row, arrays);
+  // Of the window layer's queries, six see both needle tokens and one the second alone.
+  EXPECT_NEAR(*row.Number("needle_retention"), (0.5 + (6 * 0.5 + 1) / 7) / 2, 1e-6);
+  EXPECT_NEAR(*row.Number("kept_fraction"), 46.0 / 78, 1e-9);
+}
+
+// A policy that watches is told what has left, so that its slots stay those of the cache.
+TEST(Engine, RelevanceFollowsTheWindow) {
+  TinyShape shape = kShape;
+  shape.steps = 30, shape.window = 20;
+  const auto trace = MakeTinyTrace(shape);
+  for (const char* spec : {"h2o", "adkvc:every=4", "tova", "mikv", "adkvc@mixed:source=original"}) {
+    PlanRequest request = RequestOf(*trace, spec, 0);
+    request.budget = {BudgetSpec::Unit::kFraction, 0.6};
+    const auto metrics = Evaluate(*trace, MakePlans(*trace, {request}, {}), OptionsFor(*trace, 48));
+    EXPECT_EQ(metrics[0].num_queries, 30) << spec;
+    EXPECT_LE(metrics[0].layers[1].bytes_query.back(), 2 * 20 * (64.0 + 8)) << spec;
+  }
+}
+
+TEST(Engine, TokensThatGoOnAndWindowsAreRefusedTogether) {
+  const auto trace = MakeTinyTrace({.layers = 4, .head_dim = 16, .window = 20});
+  EXPECT_THAT(WhyRefused(*trace, RequestOf(*trace, "fastkv", 10)),
+              HasSubstr("lets a part of the tokens go on, and layer 1 sees a window of 20 tokens"));
+  const auto wide = MakeTinyTrace({.layers = 4, .head_dim = 16, .window = 100});
+  EXPECT_EQ(WhyRefused(*wide, RequestOf(*wide, "fastkv", 10)), "");
+}
+
 TEST(Engine, BudgetsThatShareAPolicyEqualThoseThatDoNot) {
   const auto trace = MakeTinyTrace(kShape);
   const std::vector<PlanRequest> both = {RequestOf(*trace, "snapkv:window=4", 20),
@@ -186,10 +269,10 @@ TEST(Engine, ProtocolsThatDecideFirstAtTheSameTokenStayApart) {
   for (size_t i = 0; i < both.size(); ++i) {
     const auto alone = MakePlans(*trace, {both[i]}, {});
     EXPECT_EQ(together[i].request.decision_token, both[i].decision_token);
-    EXPECT_EQ(together[i].budget.uniform_entries, alone[0].budget.uniform_entries);
+    EXPECT_EQ(together[i].asked[0].uniform_entries, alone[0].asked[0].uniform_entries);
     EXPECT_EQ(together[i].FullBytes(), alone[0].FullBytes());
   }
-  EXPECT_NE(together[0].budget.uniform_entries, together[1].budget.uniform_entries);
+  EXPECT_NE(together[0].asked[0].uniform_entries, together[1].asked[0].uniform_entries);
 }
 
 TEST(Engine, QuantisedStoresErrEvenWhenTheyKeepEverything) {

@@ -60,7 +60,8 @@ struct Layer {
 };
 
 // out [head, tokens, dim] and lse [head, tokens] by the attention of the decoder.
-void AttendPlainly(const Layer& layer, std::vector<float>& out, std::vector<float>& lse) {
+void AttendPlainly(const Layer& layer, std::vector<float>& out, std::vector<float>& lse,
+                   const AttentionRule& rule = {.scale = kScale}) {
   out.resize(layer.out.size());
   lse.resize(layer.lse.size());
   for (int kv_head = 0; kv_head < kShape.num_kv_heads; ++kv_head) {
@@ -70,7 +71,7 @@ void AttendPlainly(const Layer& layer, std::vector<float>& out, std::vector<floa
     p.q_head_stride = layer.num_tokens * kShape.head_dim_k, p.q_row_stride = kShape.head_dim_k;
     p.k = layer.K(kv_head), p.v = layer.V(kv_head), p.dtype = DType::kF32, p.group = kShape.HeadsPerKvHead();
     p.num_queries = layer.num_tokens, p.head_dim_k = kShape.head_dim_k, p.head_dim_v = kShape.head_dim_v;
-    p.rule.scale = kScale, p.out = &out[first_head * kShape.head_dim_v];
+    p.rule = rule, p.out = &out[first_head * kShape.head_dim_v];
     p.out_head_stride = layer.num_tokens * kShape.head_dim_v, p.out_row_stride = kShape.head_dim_v;
     p.lse = &lse[first_head], p.lse_head_stride = layer.num_tokens;
     cpu_fast::Attend(p);
@@ -98,7 +99,7 @@ std::shared_ptr<const Store> StoreOf(const std::string& spec) {
 LayerCache Loaded(const Layer& layer, const std::string& spec, int tokens, std::span<const int> keep,
                   const CacheRules& rules) {
   (void)tokens;
-  LayerCache cache(kShape, 0, kScale, StoreOf(spec), rules);
+  LayerCache cache(kShape, 0, {.scale = kScale}, StoreOf(spec), rules);
   for (int kv_head = 0; kv_head < kShape.num_kv_heads; ++kv_head) {
     cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, {{keep.begin(), keep.end()}});
   }
@@ -112,11 +113,13 @@ class Scripted final : public Policy {
   std::function<std::optional<ReadPlan>(const QueryView&)> before_step;
   PolicyNeeds Needs(const ModelShape&) const override { return {}; }
   void AfterLayer(const LayerView&) override {}
-  Budgets Allocate(const ModelShape&, const PolicyBudget&) override { return {}; }
+  Budgets Allocate(const ModelShape&, std::span<const PolicyBudget>) override { return {}; }
   LayerPlan Select(int, const std::vector<int>&) override { return {}; }
   bool ChoosesReads() const override { return before_step != nullptr; }
   std::optional<ReadPlan> BeforeStep(const QueryView& query) override { return before_step(query); }
+  int num_left = 0;
   bool WatchesSteps() const override { return after_step != nullptr; }
+  void AfterWindow(int, int, int count) override { num_left += count; }
   std::optional<LayerPlan> AfterStep(const StepView& step, const std::vector<int>&) override {
     return after_step(step);
   }
@@ -240,6 +243,53 @@ TEST(LayerCache, EvictionDropsTheEntriesAndLogsThem) {
   EXPECT_EQ(clone->TokenFromSlot(0)[3], 3);
 }
 
+// Whole and compacted: what has left the window goes before a query attends, is not logged, and the policy is told.
+TEST(LayerCache, DropsWhatHasLeftTheWindow) {
+  const AttentionRule rule{.scale = kScale, .softcap = 2, .window = 40};
+  Layer layer(120);
+  std::vector<float> out, lse;
+  AttendPlainly(layer, out, lse, rule);
+  const auto make = [&](const char* spec) {
+    LayerCache cache(kShape, 0, rule, StoreOf(spec), RulesFor(60, 40));
+    HeadPlan plan{Range(60)};
+    plan.keep.erase(plan.keep.begin(), plan.keep.begin() + 20);
+    for (int kv_head = 0; kv_head < kShape.num_kv_heads; ++kv_head) {
+      cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, plan);
+    }
+    return cache;
+  };
+  for (const char* spec : {"full", "full@mixed"}) {
+    LayerCache cache = make(spec);
+    std::vector<CacheAction> log;
+    cache.set_action_log(&log);
+    Scripted watching;
+    watching.after_step = [](const StepView&) { return std::nullopt; };
+    cache.Step(layer.StepOf(60, 20), watching);  // a chunk, then one at a time
+    for (int token = 80; token < 120; ++token) cache.Step(layer.StepOf(token, 1), watching);
+    EXPECT_EQ(watching.num_left, 2 * 60);
+    EXPECT_TRUE(log.empty());
+    EXPECT_EQ(cache.num_slots(1), 40);
+    EXPECT_EQ(cache.TokenFromSlot(1)[0], 80);
+    for (int head = 0; head < kShape.num_heads; ++head) {
+      for (int token = 60; token < 120; ++token) {
+        const size_t row = static_cast<size_t>(head) * 120 + token;
+        ASSERT_NEAR(layer.lse[row], lse[row], 1e-5) << "head " << head << ", token " << token;
+        for (int dim = 0; dim < kShape.head_dim_v; ++dim) {
+          ASSERT_NEAR(layer.out[row * kShape.head_dim_v + dim], out[row * kShape.head_dim_v + dim], 1e-5);
+        }
+      }
+    }
+  }
+  // Nobody watching, the same; and before anything leaves, a chunk.
+  Scripted idle;
+  LayerCache cache = make("full");
+  EXPECT_TRUE(cache.TakesTokensSingly(idle, 60));
+  EXPECT_FALSE(cache.TakesTokensSingly(idle, 39));
+  const std::vector<float> expected = layer.lse;
+  cache.Step(layer.StepOf(60, 60), idle);
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(layer.lse[i], expected[i], 1e-5);
+}
+
 // One entry as the plain specification of @mixed keeps it.
 std::vector<float> Packed(std::span<const float> row, int bits) {
   std::vector<float> decoded(row.begin(), row.end());
@@ -262,7 +312,7 @@ TEST(LayerCache, PoolsOfDifferentBitsAttendLikeOnePlainCache) {
     plan.keep.push_back(token);
     plan.bits.push_back(std::array<uint8_t, 4>{16, 8, 4, 2}[random() % 4]);
   }
-  LayerCache cache(kShape, 0, kScale, StoreOf("full@mixed"), RulesFor(query, 700));
+  LayerCache cache(kShape, 0, {.scale = kScale}, StoreOf("full@mixed"), RulesFor(query, 700));
   for (int kv_head = 0; kv_head < 2; ++kv_head) {
     cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, plan);
     EXPECT_TRUE(std::ranges::equal(cache.BitsFromSlot(kv_head), plan.bits));
@@ -299,7 +349,7 @@ TEST(LayerCache, PoolsOfDifferentBitsAttendLikeOnePlainCache) {
 
 TEST(LayerCache, LowersBitsWhenThePolicySaysSoAndLogsIt) {
   Layer layer(40);
-  LayerCache cache(kShape, 0, kScale, StoreOf("full@mixed"), RulesFor(38, 40));
+  LayerCache cache(kShape, 0, {.scale = kScale}, StoreOf("full@mixed"), RulesFor(38, 40));
   for (int kv_head = 0; kv_head < 2; ++kv_head) {
     cache.Load(kv_head, layer.K(kv_head), layer.V(kv_head), DType::kF32, {Range(38)});
   }
@@ -342,7 +392,7 @@ TEST(LayerCache, ReadsOnlyWhatThePolicyChose) {
   };
   all.Step(layer.StepOf(499, 1), reader);
   EXPECT_NEAR(full_sum, 1.0, 1e-5);
-  LayerCache few(kShape, 0, kScale, StoreOf("full"), RulesFor(499, 3));
+  LayerCache few(kShape, 0, {.scale = kScale}, StoreOf("full"), RulesFor(499, 3));
   few.Load(0, gathered.K(0), gathered.V(0), DType::kF32, {{0, 300, 301}});
   few.Load(1, gathered.K(1), gathered.V(1), DType::kF32, {{7, 8, 9}});
   few.Step(gathered.StepOf(499, 1), idle);

@@ -54,6 +54,7 @@ PlanMetrics Example() {
   layer.needle_weight_head = {0.2, 0.2}, layer.full_needle_weight_head = {0.4, 0.4};
   layer.retention_kv_head = {1.5}, layer.decision_retention_kv_head = {1};
   layer.retention_query = {1, 1, 0.5};
+  layer.sees_needle_query = {true, true, true}, layer.sees_needle_at_decision = true;
   layer.bytes_query = {100, 120, 110}, layer.read_bytes_query = {90, 90, 120};
   layer.decision_bytes = 80, layer.decision_entries = 5;
   layer.decision_bits = 5 * 10, layer.decision_needle_bits = 64, layer.needle_bits = 96;
@@ -90,11 +91,48 @@ TEST(PlanMetrics, AveragesOverQueriesAndHeads) {
   EXPECT_EQ(step->values, (std::vector<float>{0.1f, 0.2f, 0.3f}));
 }
 
+const NamedArray& ArrayOf(const std::vector<NamedArray>& arrays, const std::string& name) {
+  return *std::ranges::find(arrays, name, &NamedArray::name);
+}
+
+// A second layer whose window leaves the needle after the second query, one that left it before, and all of them.
+TEST(PlanMetrics, CountTheNeedleWhereAWindowHoldsIt) {
+  PlanMetrics metrics = Example();
+  metrics.shape.num_layers = 3;
+  metrics.layers.push_back(metrics.layers[0]);
+  LayerMetrics& leaves = metrics.layers[1];
+  leaves.retention_kv_head = {0.5}, leaves.retention_query = {1, 0.5, 0};
+  leaves.needle_bits = 8 * 4;  // of the one answer query that sees it
+  leaves.sees_needle_query = {true, true, false};
+  metrics.layers.push_back(LayerMetrics(metrics.shape, 3));
+  ResultRow row;
+  std::vector<NamedArray> arrays;
+  metrics.FillRow(160, row, arrays);
+  EXPECT_NEAR(*row.Number("needle_retention"), (0.75 + 0.5) / 2, 1e-12);
+  EXPECT_NEAR(*row.Number("needle_bits"), (12 + 8) / 2, 1e-12);
+  EXPECT_EQ(*row.Number("needle_first_lost_step"), 1);
+  const std::vector<float> retention = ArrayOf(arrays, "needle_retention").values;
+  EXPECT_EQ(retention[0], 0.75f);
+  EXPECT_EQ(retention[1], 0.5f);
+  EXPECT_TRUE(std::isnan(retention[2]));
+  EXPECT_EQ(ArrayOf(arrays, "needle_retention_step").values, (std::vector<float>{1, 0.75f, 0.5f}));
+
+  for (LayerMetrics& layer : metrics.layers) {
+    layer.sees_needle_query.assign(3, false);
+    layer.sees_needle_at_decision = false;
+  }
+  ResultRow passed;
+  metrics.FillRow(160, passed, arrays);
+  for (const char* column : {"needle_retention", "needle_bits", "needle_first_lost_step"})
+    EXPECT_FALSE(passed.Has(column)) << column << ": no layer could have kept it";
+}
+
 TEST(PlanMetrics, LeavesOutWhatWasNotMeasured) {
   PlanMetrics metrics = Example();
   metrics.num_queries = metrics.num_answer_queries = 0;
   metrics.layers[0] = LayerMetrics(metrics.shape, 0);
   metrics.layers[0].decision_retention_kv_head = {0.25};
+  metrics.layers[0].sees_needle_at_decision = true;
   metrics.layers[0].decision_bytes = 80, metrics.layers[0].decision_entries = 5;
   ResultRow row;
   std::vector<NamedArray> arrays;

@@ -5,6 +5,7 @@
 #include <tbb/global_control.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <mutex>
 #include <numeric>
@@ -18,6 +19,9 @@ namespace kvscope {
 namespace {
 
 constexpr TinyShape kShape{.layers = 3, .heads = 9, .kv_heads = 3, .head_dim = 16, .tokens = 72, .steps = 5};
+// The same with soft-capped scores, and a window in the middle layer.
+constexpr TinyShape kWindowed{
+    .layers = 3, .heads = 9, .kv_heads = 3, .head_dim = 16, .tokens = 72, .steps = 5, .window = 30, .softcap = 4};
 
 std::vector<std::string> AllSpecs() {
   std::vector<std::string> specs;
@@ -79,75 +83,95 @@ Outcome Replay(const TraceSource& trace, const std::vector<PlanRequest>& request
   return outcome;
 }
 
-double FullBytes(const Plan& plan) {
-  return 2.0 * (plan.shape.head_dim_k + plan.shape.head_dim_v) * plan.shape.num_layers * plan.shape.num_kv_heads *
-         plan.request.decision_token;
+double FullBytes(const Plan& plan, const TraceInfo& info) {
+  double tokens = 0;
+  for (const LayerInfo& layer : info.layers) {
+    tokens += layer.window > 0 ? std::min(layer.window, plan.request.decision_token) : plan.request.decision_token;
+  }
+  return 2.0 * (plan.shape.head_dim_k + plan.shape.head_dim_v) * plan.shape.num_kv_heads * tokens;
 }
 
-class PolicyConformance : public testing::TestWithParam<std::string> {};
+class PolicyConformance : public testing::TestWithParam<std::string> {
+ protected:
+  // The traces that this policy can run on.
+  std::vector<std::unique_ptr<MemoryTrace>> Traces() const {
+    std::vector<std::unique_ptr<MemoryTrace>> traces;
+    for (const TinyShape& shape : {kShape, kWindowed}) {
+      auto trace = MakeTinyTrace(shape);
+      if (WhyRefused(*trace, RequestOf(*trace, GetParam(), Fraction(0.5))).empty()) traces.push_back(std::move(trace));
+    }
+    const bool propagates = PolicySpec::Parse(GetParam()).Needs({3, 1, 1, 16, 16}).propagates_after >= 0;
+    EXPECT_EQ(traces.size(), propagates ? 1u : 2u);
+    return traces;
+  }
+};
 INSTANTIATE_TEST_SUITE_P(All, PolicyConformance, testing::ValuesIn(AllSpecs()), TestName);
 
 TEST_P(PolicyConformance, KeepsItsBytesWithinTheBudget) {
-  const auto trace = MakeTinyTrace(kShape);
-  for (const Protocol protocol : {Protocol::kPrompt, Protocol::kContext}) {
-    for (const double fraction : {0.6, 0.3}) {
-      const Outcome outcome = Replay(*trace, {RequestOf(*trace, GetParam(), Fraction(fraction), protocol)});
-      const Plan& plan = outcome.plans[0];
-      if (plan.needs.fixed_rate) GTEST_SKIP() << "fixed rate: it has no budget";
-      const double budget = fraction * FullBytes(plan), per_entry = plan.BytesPerEntry();
-      double decision_bytes = 0;
-      std::vector<double> bytes(outcome.metrics[0].num_queries), read(bytes.size());
-      for (const LayerMetrics& layer : outcome.metrics[0].layers) {
-        decision_bytes += layer.decision_bytes;
-        for (size_t query = 0; query < bytes.size(); ++query) {
-          bytes[query] += layer.bytes_query[query], read[query] += layer.read_bytes_query[query];
+  const auto traces = Traces();
+  for (const auto& trace : traces)
+    for (const Protocol protocol : {Protocol::kPrompt, Protocol::kContext}) {
+      for (const double fraction : {0.6, 0.3}) {
+        const Outcome outcome = Replay(*trace, {RequestOf(*trace, GetParam(), Fraction(fraction), protocol)});
+        const Plan& plan = outcome.plans[0];
+        if (plan.needs.fixed_rate) GTEST_SKIP() << "fixed rate: it has no budget";
+        const double budget = fraction * FullBytes(plan, trace->info()), per_entry = plan.BytesPerEntry();
+        double decision_bytes = 0;
+        std::vector<double> bytes(outcome.metrics[0].num_queries), read(bytes.size());
+        for (const LayerMetrics& layer : outcome.metrics[0].layers) {
+          decision_bytes += layer.decision_bytes;
+          for (size_t query = 0; query < bytes.size(); ++query) {
+            bytes[query] += layer.bytes_query[query], read[query] += layer.read_bytes_query[query];
+          }
         }
-      }
-      const double entries_per_step = plan.shape.num_layers * plan.shape.num_kv_heads;
-      const double between = (plan.request.spec.every - 1) * entries_per_step * per_entry;  // two triggers
-      const bool is_early = plan.request.spec.prefill_chunk > 0;
-      if (!plan.policy->ChoosesReads()) {
-        EXPECT_LE(decision_bytes, budget * (1 + 1e-9) + (is_early ? between : 0));
-      }
-      ASSERT_FALSE(bytes.empty());
-      for (size_t query = 0; query < bytes.size(); ++query) {
-        const double added = (static_cast<double>(query) + 1) * entries_per_step * per_entry;
-        if (plan.policy->ChoosesReads()) {
-          EXPECT_LE(read[query], budget + added);
-        } else if (plan.request.spec.growth == Growth::kFixed) {
-          EXPECT_LE(bytes[query], budget + between);
-        } else if (!plan.store->groups_tokens()) {
-          EXPECT_NEAR(bytes[query], decision_bytes + added, 1e-6);
+        const double entries_per_step = plan.shape.num_layers * plan.shape.num_kv_heads;
+        const double between = (plan.request.spec.every - 1) * entries_per_step * per_entry;  // two triggers
+        const bool is_early = plan.request.spec.prefill_chunk > 0;
+        if (!plan.policy->ChoosesReads()) {
+          EXPECT_LE(decision_bytes, budget * (1 + 1e-9) + (is_early ? between : 0));
+        }
+        ASSERT_FALSE(bytes.empty());
+        for (size_t query = 0; query < bytes.size(); ++query) {
+          const double added = (static_cast<double>(query) + 1) * entries_per_step * per_entry;
+          if (plan.policy->ChoosesReads()) {
+            EXPECT_LE(read[query], budget + added);
+          } else if (plan.request.spec.growth == Growth::kFixed) {
+            EXPECT_LE(bytes[query], budget + between);
+          } else if (!plan.store->groups_tokens() && trace == traces[0]) {
+            EXPECT_NEAR(bytes[query], decision_bytes + added, 1e-6);
+          } else if (!plan.store->groups_tokens()) {
+            EXPECT_LE(bytes[query], decision_bytes + added);  // some of it leaves the window
+          }
         }
       }
     }
-  }
 }
 
 TEST_P(PolicyConformance, IsTheSameAtAnyNumberOfThreads) {
-  const auto trace = MakeTinyTrace(kShape);
-  const std::vector<PlanRequest> requests = {RequestOf(*trace, GetParam(), Fraction(0.4)),
-                                             RequestOf(*trace, GetParam(), Fraction(0.2), Protocol::kContext)};
-  EvaluateOptions options;
-  options.needle_tokens = {36, 37};
-  std::vector<std::vector<ResultRow>> rows;
-  std::vector<std::vector<float>> arrays;
-  for (const int threads : {1, 2, 4}) {
-    tbb::global_control control(tbb::global_control::max_allowed_parallelism, threads);
-    const Outcome outcome = Replay(*trace, requests, options);
-    rows.emplace_back(), arrays.emplace_back();
-    for (const PlanMetrics& metrics : outcome.metrics) {
-      std::vector<NamedArray> named;
-      metrics.FillRow(1000, rows.back().emplace_back(), named);
-      for (const NamedArray& array : named) {
-        arrays.back().insert(arrays.back().end(), array.values.begin(), array.values.end());
+  for (const auto& trace : Traces()) {
+    const std::vector<PlanRequest> requests = {RequestOf(*trace, GetParam(), Fraction(0.4)),
+                                               RequestOf(*trace, GetParam(), Fraction(0.2), Protocol::kContext)};
+    EvaluateOptions options;
+    options.needle_tokens = {36, 37};
+    std::vector<std::vector<ResultRow>> rows;
+    std::vector<std::vector<uint32_t>> arrays;  // as bits: NaN where a window has left the needle
+    for (const int threads : {1, 2, 4}) {
+      tbb::global_control control(tbb::global_control::max_allowed_parallelism, threads);
+      const Outcome outcome = Replay(*trace, requests, options);
+      rows.emplace_back(), arrays.emplace_back();
+      for (const PlanMetrics& metrics : outcome.metrics) {
+        std::vector<NamedArray> named;
+        metrics.FillRow(1000, rows.back().emplace_back(), named);
+        for (const NamedArray& array : named) {
+          for (const float value : array.values) arrays.back().push_back(std::bit_cast<uint32_t>(value));
+        }
       }
     }
+    EXPECT_EQ(rows[1], rows[0]);
+    EXPECT_EQ(rows[2], rows[0]);
+    EXPECT_EQ(arrays[1], arrays[0]);
+    EXPECT_EQ(arrays[2], arrays[0]);
   }
-  EXPECT_EQ(rows[1], rows[0]);
-  EXPECT_EQ(rows[2], rows[0]);
-  EXPECT_EQ(arrays[1], arrays[0]);
-  EXPECT_EQ(arrays[2], arrays[0]);
 }
 
 TEST_P(PolicyConformance, SurvivesTheSmallestTraces) {
@@ -186,64 +210,86 @@ TEST_P(PolicyConformance, WorksForEveryGroupSize) {
 TEST_P(PolicyConformance, WithRoomForEverythingEqualsTheFullCache) {
   const PolicySpec spec = PolicySpec::Parse(GetParam());
   if (spec.store != "fp16" && spec.store != "fp32") GTEST_SKIP() << "the store loses bits";
-  const auto trace = MakeTinyTrace(kShape);
-  const Outcome outcome = Replay(*trace, {RequestOf(*trace, GetParam(), {BudgetSpec::Unit::kTokens, 1000})});
-  // With growth=fixed the cache stays as large as the prompt, so the first query alone sees everything.
-  const int queries = spec.growth == Growth::kFixed ? 1 : kShape.steps;
-  for (const LayerMetrics& layer : outcome.metrics[0].layers) {
-    for (int query = 0; query < queries; ++query) {
-      EXPECT_LT(layer.error_query[query] / kShape.heads, 1e-5);
-      EXPECT_LT(layer.loss_query[query] / kShape.heads, 1e-5);
+  for (const auto& trace : Traces()) {
+    const Outcome outcome = Replay(*trace, {RequestOf(*trace, GetParam(), {BudgetSpec::Unit::kTokens, 1000})});
+    // With growth=fixed the cache stays as large as the prompt, so the first query alone sees everything.
+    const int queries = spec.growth == Growth::kFixed ? 1 : kShape.steps;
+    for (const LayerMetrics& layer : outcome.metrics[0].layers) {
+      for (int query = 0; query < queries; ++query) {
+        EXPECT_LT(layer.error_query[query] / kShape.heads, 1e-5);
+        EXPECT_LT(layer.loss_query[query] / kShape.heads, 1e-5);
+      }
     }
   }
 }
 
+// With a window nothing is billed beyond it, however long it goes on.
+TEST_P(PolicyConformance, HoldsNoMoreThanTheWindow) {
+  const PolicySpec spec = PolicySpec::Parse(GetParam());
+  if (spec.MakeStore()->groups_tokens()) GTEST_SKIP() << "entries leave by the group: see kivi_test";
+  TinyShape shape = kWindowed;
+  shape.steps = 40;
+  const auto trace = MakeTinyTrace(shape);
+  if (!WhyRefused(*trace, RequestOf(*trace, GetParam(), Fraction(1))).empty()) GTEST_SKIP() << "not with windows";
+  const Outcome outcome = Replay(*trace, {RequestOf(*trace, GetParam(), {BudgetSpec::Unit::kTokens, 1000})});
+  const Plan& plan = outcome.plans[0];
+  const double most = plan.BytesPerEntry() * shape.kv_heads * shape.window;
+  EXPECT_LE(outcome.metrics[0].layers[1].decision_bytes, most);
+  for (const double bytes : outcome.metrics[0].layers[1].bytes_query) EXPECT_LE(bytes, most);
+  EXPECT_GT(outcome.metrics[0].layers[0].bytes_query.back(), 2 * most);
+}
+
 TEST_P(PolicyConformance, NeverBeatsTheOracleWithTheSameCounts) {
-  const auto trace = MakeTinyTrace(kShape);
-  EvaluateOptions options;
-  std::mutex mutex;
-  int seen = 0;
-  options.see_query = [&](const QueryDetail& detail) {
-    const int visible = detail.query_token + 1;
-    std::vector<double> weight(visible);
-    for (size_t head = 0; head < detail.kept_mass.size(); ++head) {
-      for (int token = 0; token < visible; ++token) {
-        weight[token] += detail.full_weights[static_cast<int64_t>(head) * detail.stride + token];
+  for (const auto& trace : Traces()) {
+    EvaluateOptions options;
+    std::mutex mutex;
+    int seen = 0;
+    options.see_query = [&](const QueryDetail& detail) {
+      const int visible = detail.query_token + 1;
+      std::vector<double> weight(visible);
+      for (size_t head = 0; head < detail.kept_mass.size(); ++head) {
+        for (int token = 0; token < visible; ++token) {
+          weight[token] += detail.full_weights[static_cast<int64_t>(head) * detail.stride + token];
+        }
       }
-    }
-    std::sort(weight.begin(), weight.end(), std::greater<>());
-    const double best = std::accumulate(weight.begin(), weight.begin() + detail.entries, 0.0);
-    const double kept = std::accumulate(detail.kept_mass.begin(), detail.kept_mass.end(), 0.0);
-    const std::lock_guard lock(mutex);
-    EXPECT_LE(kept, best + 1e-5) << "layer " << detail.layer_index << ", KV head " << detail.kv_head;
-    if (GetParam() == "top_k_oracle") {
-      EXPECT_NEAR(kept, best, 1e-5);
-    }
-    ++seen;
-  };
-  Replay(*trace, {RequestOf(*trace, GetParam(), Fraction(0.3))}, options);
-  EXPECT_EQ(seen, kShape.layers * kShape.kv_heads * kShape.steps);
+      std::sort(weight.begin(), weight.end(), std::greater<>());
+      const double best = std::accumulate(weight.begin(), weight.begin() + detail.entries, 0.0);
+      const double kept = std::accumulate(detail.kept_mass.begin(), detail.kept_mass.end(), 0.0);
+      const std::lock_guard lock(mutex);
+      EXPECT_LE(kept, best + 1e-5) << "layer " << detail.layer_index << ", KV head " << detail.kv_head;
+      if (GetParam() == "top_k_oracle") {
+        EXPECT_NEAR(kept, best, 1e-5);
+      }
+      ++seen;
+    };
+    Replay(*trace, {RequestOf(*trace, GetParam(), Fraction(0.3))}, options);
+    EXPECT_EQ(seen, kShape.layers * kShape.kv_heads * kShape.steps);
+  }
 }
 
 TEST_P(PolicyConformance, RespectsGuards) {
   if (PolicySpec::Parse(GetParam()).prefill_chunk > 0) GTEST_SKIP() << "the plan is that of an earlier decision";
-  const auto trace = MakeTinyTrace(kShape);
-  const Guards guards{.sinks = 3, .recent = 4};
-  // Evaluate checks the guards after every eviction; here those of the decision.
-  const Outcome outcome = Replay(*trace, {RequestOf(*trace, GetParam(), Fraction(0.4), Protocol::kContext, guards)});
-  const int decision = outcome.plans[0].request.decision_token;
-  for (const LayerPlan& layer : outcome.plans[0].layers) {
-    for (const HeadPlan& head : layer) {
-      for (const int token : {0, 1, 2, decision - 4, decision - 3, decision - 2, decision - 1}) {
-        EXPECT_TRUE(std::binary_search(head.keep.begin(), head.keep.end(), token)) << token;
+  for (const auto& trace : Traces()) {
+    const Guards guards{.sinks = 3, .recent = 4};
+    // Evaluate checks the guards after every eviction; here those of the decision.
+    const Outcome outcome = Replay(*trace, {RequestOf(*trace, GetParam(), Fraction(0.4), Protocol::kContext, guards)});
+    const int decision = outcome.plans[0].request.decision_token;
+    for (int layer = 0; layer < kShape.layers; ++layer) {
+      const int window = trace->info().layers[layer].window;
+      for (const HeadPlan& head : outcome.plans[0].layers[layer]) {
+        for (const int token : {0, 1, 2, decision - 4, decision - 3, decision - 2, decision - 1}) {
+          const bool has_left = window > 0 && token < decision - window;
+          EXPECT_EQ(std::binary_search(head.keep.begin(), head.keep.end(), token), !has_left) << token;
+        }
       }
     }
+    if (outcome.plans[0].needs.fixed_rate) continue;
+    EXPECT_THROW(
+        MakePlans(*trace, {RequestOf(*trace, GetParam(), {BudgetSpec::Unit::kTokens, 5}, Protocol::kPrompt, guards)},
+                  {}),
+        Error)
+        << "guards above the budget";
   }
-  if (outcome.plans[0].needs.fixed_rate) return;
-  EXPECT_THROW(
-      MakePlans(*trace, {RequestOf(*trace, GetParam(), {BudgetSpec::Unit::kTokens, 5}, Protocol::kPrompt, guards)}, {}),
-      Error)
-      << "guards above the budget";
 }
 
 // ---- properties of a few ------------------------------------------------------------------------------------------
@@ -288,8 +334,8 @@ class Broken : public Policy {
  public:
   PolicyNeeds Needs(const ModelShape&) const override { return {}; }
   void AfterLayer(const LayerView&) override {}
-  Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
-    const int uniform_entries = budget.uniform_entries;
+  Budgets Allocate(const ModelShape& shape, std::span<const PolicyBudget> asked) override {
+    const int uniform_entries = asked[0].uniform_entries;
     return Budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, uniform_entries));
   }
   LayerPlan Select(int, const std::vector<int>& budget) override {
@@ -323,8 +369,8 @@ class BrokenPlan final : public Broken {
 
 class GreedyBudgets final : public Broken {
  public:
-  Budgets Allocate(const ModelShape& shape, const PolicyBudget& budget) override {
-    const int uniform_entries = budget.uniform_entries;
+  Budgets Allocate(const ModelShape& shape, std::span<const PolicyBudget> asked) override {
+    const int uniform_entries = asked[0].uniform_entries;
     Budgets budgets(shape.num_layers, std::vector<int>(shape.num_kv_heads, uniform_entries));
     ++budgets[0][0];
     return budgets;

@@ -20,6 +20,9 @@ namespace {
 using testing::HasSubstr;
 
 constexpr TinyShape kShape{.layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 16, .tokens = 48, .steps = 6};
+// A window in the middle layer.
+constexpr TinyShape kWindowed{
+    .layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 16, .tokens = 48, .steps = 6, .window = 20, .softcap = 5};
 constexpr int kNumTokens = 54;
 const std::atomic<bool> kGoesOn{false};
 
@@ -92,76 +95,93 @@ TEST_P(WorkbenchPolicy, DecidesAndMeasuresAsTheEngineDoes) {
 
 // The masks that Evaluate reports, query by query, are the truth.
 TEST_P(WorkbenchPolicy, HistoryIsWhatEachQuerySaw) {
-  const auto trace = MakeTinyTrace(kShape);
-  Workbench bench(*trace);
-  const std::vector<int> needle = bench.NeedleBefore(kShape.tokens);
-  const auto plan = bench.Decide(RequestOf(*trace, GetParam(), 0.4), needle);
-  if (plan->policy->ChoosesReads()) GTEST_SKIP() << "what it reads is not what it holds";
-  const auto trial = bench.Measure(plan, kGoesOn);
-  ASSERT_TRUE(trial);
-  std::mutex mutex;
-  std::map<std::tuple<int, int, int>, int> entries;  // layer, kv_head, query
-  std::map<std::tuple<int, int, int>, double> mass;
-  EvaluateOptions options;
-  options.needle_tokens = needle;
-  options.answer_begin = kShape.tokens;
-  options.see_query = [&](const QueryDetail& detail) {
-    const std::lock_guard lock(mutex);
-    const std::tuple key{detail.layer_index, detail.kv_head, detail.query_token};
-    entries[key] = detail.entries;
-    // What the full cache weighs on the entries that the history names: those after the query before, and itself.
-    std::vector<uint8_t> bits = trial->history->BitsAfter(detail.layer_index, detail.kv_head, detail.query_token - 1);
-    bits.push_back(16);
-    for (size_t token = 0; token < bits.size(); ++token) mass[key] += bits[token] ? detail.full_weights[token] : 0;
-    EXPECT_EQ(std::ranges::count_if(bits, [](uint8_t b) { return b > 0; }), detail.entries);
-    EXPECT_NEAR(mass[key], detail.kept_mass[0], 1e-5);
-  };
-  Evaluate(*trace, {plan.get(), 1}, options);
-  EXPECT_EQ(entries.size(), size_t{kShape.layers} * kShape.kv_heads * kShape.steps);
+  for (const TinyShape& shape : {kShape, kWindowed}) {
+    const auto trace = MakeTinyTrace(shape);
+    Workbench bench(*trace);
+    const std::vector<int> needle = bench.NeedleBefore(kShape.tokens);
+    const auto plan = bench.Decide(RequestOf(*trace, GetParam(), 0.4), needle);
+    if (plan->policy->ChoosesReads()) GTEST_SKIP() << "what it reads is not what it holds";
+    const auto trial = bench.Measure(plan, kGoesOn);
+    ASSERT_TRUE(trial);
+    std::mutex mutex;
+    std::map<std::tuple<int, int, int>, int> entries;  // layer, kv_head, query
+    std::map<std::tuple<int, int, int>, double> mass;
+    EvaluateOptions options;
+    options.needle_tokens = needle;
+    options.answer_begin = kShape.tokens;
+    options.see_query = [&](const QueryDetail& detail) {
+      const std::lock_guard lock(mutex);
+      const std::tuple key{detail.layer_index, detail.kv_head, detail.query_token};
+      entries[key] = detail.entries;
+      // What the full cache weighs on the entries that the history names: those after the query before that are still
+      // in the window, and itself.
+      std::vector<uint8_t> bits = trial->history->BitsAfter(detail.layer_index, detail.kv_head, detail.query_token - 1);
+      bits.push_back(16);
+      if (shape.window > 0 && detail.layer_index == 1) std::fill_n(bits.begin(), detail.query_token - 19, uint8_t{0});
+      for (size_t token = 0; token < bits.size(); ++token) mass[key] += bits[token] ? detail.full_weights[token] : 0;
+      EXPECT_EQ(std::ranges::count_if(bits, [](uint8_t b) { return b > 0; }), detail.entries);
+      EXPECT_NEAR(mass[key], detail.kept_mass[0], 1e-5);
+    };
+    Evaluate(*trace, {plan.get(), 1}, options);
+    EXPECT_EQ(entries.size(), size_t{kShape.layers} * kShape.kv_heads * kShape.steps);
+  }
 }
 
 // Every needle token is either there at the end or has one loss, with its place in the ranking.
 TEST_P(WorkbenchPolicy, EveryTokenIsThereOrWasLostOnce) {
-  const auto trace = MakeTinyTrace(kShape);
-  Workbench bench(*trace);
-  const std::vector<int> watched = {5, 9, 21, 30, 40};
-  const auto plan = bench.Decide(RequestOf(*trace, GetParam(), 0.3), watched);
-  const auto trial = bench.Measure(plan, kGoesOn);
-  ASSERT_TRUE(trial);
-  int losses_seen = 0;
-  for (int layer = 0; layer < kShape.layers; ++layer) {
-    for (int kv_head = 0; kv_head < kShape.kv_heads; ++kv_head) {
-      const auto losses = trial->history->LossesUntil(layer, kv_head, watched, kNumTokens - 1);
-      const auto bits = trial->history->BitsAfter(layer, kv_head, kNumTokens - 1);
-      std::set<int> lost;
-      for (const TokenLoss& loss : losses) {
-        EXPECT_TRUE(lost.insert(loss.token).second);
-        const auto before = trial->history->BitsAfter(
-            layer, kv_head, std::max(loss.query_token - 1, plan->request.FirstDecision() - 1));
-        if (!loss.is_at_decision) {
-          EXPECT_GT(before[loss.token], 0);
+  for (const TinyShape& shape : {kShape, kWindowed}) {
+    const auto trace = MakeTinyTrace(shape);
+    Workbench bench(*trace);
+    const std::vector<int> watched = {5, 9, 21, 30, 40};
+    const auto plan = bench.Decide(RequestOf(*trace, GetParam(), 0.3), watched);
+    const auto trial = bench.Measure(plan, kGoesOn);
+    ASSERT_TRUE(trial);
+    int losses_seen = 0;
+    for (int layer = 0; layer < kShape.layers; ++layer) {
+      for (int kv_head = 0; kv_head < kShape.kv_heads; ++kv_head) {
+        const auto losses = trial->history->LossesUntil(layer, kv_head, watched, kNumTokens - 1);
+        const auto bits = trial->history->BitsAfter(layer, kv_head, kNumTokens - 1);
+        std::set<int> lost;
+        for (const TokenLoss& loss : losses) {
+          EXPECT_TRUE(lost.insert(loss.token).second);
+          const auto before = trial->history->BitsAfter(
+              layer, kv_head, std::max(loss.query_token - 1, plan->request.FirstDecision() - 1));
+          if (!loss.is_at_decision) {
+            EXPECT_GT(before[loss.token], 0);
+          }
+          EXPECT_EQ(trial->history->BitsAfter(layer, kv_head, loss.query_token)[loss.token], 0);
+          EXPECT_TRUE(loss.rank || loss.token >= plan->request.FirstDecision()) << "all of these policies rank";
+          // Those that go one by one go because they rank below all that stay.
+          if (loss.rank && plan->request.spec.granularity.chunk_tokens == 1) {
+            EXPECT_LE(loss.rank->priority, loss.rank->lowest_kept);
+            EXPECT_GE(loss.rank->num_before, 1);
+          }
+          ++losses_seen;
         }
-        EXPECT_EQ(trial->history->BitsAfter(layer, kv_head, loss.query_token)[loss.token], 0);
-        EXPECT_TRUE(loss.rank || loss.token >= plan->request.FirstDecision()) << "all of these policies rank";
-        // Those that go one by one go because they rank below all that stay.
-        if (loss.rank && plan->request.spec.granularity.chunk_tokens == 1) {
-          EXPECT_LE(loss.rank->priority, loss.rank->lowest_kept);
-          EXPECT_GE(loss.rank->num_before, 1);
+        const int in_window = trial->history->FirstInWindow(layer, kNumTokens - 1);
+        EXPECT_EQ(in_window, shape.window > 0 && layer == 1 ? 34 : 0);
+        for (const int token : watched) {
+          if (token >= in_window) {
+            EXPECT_EQ(lost.contains(token), bits[token] == 0) << token;
+          } else {
+            EXPECT_EQ(bits[token], 0) << token;
+          }
+          if (token < trial->history->FirstInWindow(layer, plan->request.FirstDecision() - 1)) {
+            EXPECT_FALSE(lost.contains(token)) << token << " was not the policy's to lose";
+          }
         }
-        ++losses_seen;
       }
-      for (const int token : watched) EXPECT_EQ(lost.contains(token), bits[token] == 0) << token;
     }
-  }
-  // Whatever else was evicted has its place, too, in every KV head.
-  for (int layer = 0; layer < kShape.layers; ++layer) {
-    for (int query = 0; query < kNumTokens; ++query) {
-      for (const CacheAction& action : trial->history->ActionsOf(layer, query))
-        EXPECT_EQ(action.rank.has_value(), action.bits == 0);
+    // Whatever else was evicted has its place, too, in every KV head.
+    for (int layer = 0; layer < kShape.layers; ++layer) {
+      for (int query = 0; query < kNumTokens; ++query) {
+        for (const CacheAction& action : trial->history->ActionsOf(layer, query))
+          EXPECT_EQ(action.rank.has_value(), action.bits == 0);
+      }
     }
+    const bool keeps_all = plan->needs.fixed_rate || plan->policy->ChoosesReads();
+    EXPECT_EQ(losses_seen > 0, !keeps_all);
   }
-  const bool keeps_all = plan->needs.fixed_rate || plan->policy->ChoosesReads();
-  EXPECT_EQ(losses_seen > 0, !keeps_all);
 }
 
 TEST(Workbench, KeepsProtocolsApart) {

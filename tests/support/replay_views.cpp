@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 
 #include "core/error.h"
@@ -110,9 +111,22 @@ TinyStepView::TinyStepView(const ModelShape& shape, int layer_index, int query, 
       tokens_(std::move(tokens)),
       weight_(std::move(weight_from_head)) {}
 
-PolicyBudget BudgetFor(const PolicySpec& spec, const ModelShape& shape, int num_tokens, int entries) {
-  PolicyBudget budget{num_tokens, entries};
+PolicyBudget BudgetOfLayers(const ModelShape& shape, int num_tokens, int entries) {
+  PolicyBudget budget;
+  budget.num_tokens = num_tokens, budget.uniform_entries = entries;
   budget.num_rows = shape.num_layers * shape.num_kv_heads;
+  budget.layers.resize(shape.num_layers);
+  std::iota(budget.layers.begin(), budget.layers.end(), 0);
+  return budget;
+}
+
+Budgets AllocateAll(Policy& policy, const ModelShape& shape, int num_tokens, int entries) {
+  const PolicyBudget budget = BudgetOfLayers(shape, num_tokens, entries);
+  return policy.Allocate(shape, {&budget, 1});
+}
+
+PolicyBudget BudgetFor(const PolicySpec& spec, const ModelShape& shape, int num_tokens, int entries) {
+  PolicyBudget budget = BudgetOfLayers(shape, num_tokens, entries);
   const std::shared_ptr<const Store> store = spec.MakeStore();
   const double state_bytes = spec.Needs(shape).state_bytes_per_entry;
   for (const uint8_t bits : store->ladder()) {
@@ -128,8 +142,8 @@ std::vector<std::vector<std::vector<int>>> Play(const std::string& spec, const T
   const std::unique_ptr<Policy> policy = parsed.MakePolicy(guards);
   const TinyLayerView view(attention, 0, prompt_tokens);
   policy->AfterLayer(view);
-  const Budgets budgets =
-      policy->Allocate(attention.shape, BudgetFor(parsed, attention.shape, prompt_tokens, budget_entries));
+  const PolicyBudget budget = BudgetFor(parsed, attention.shape, prompt_tokens, budget_entries);
+  const Budgets budgets = policy->Allocate(attention.shape, {&budget, 1});
   std::vector<std::vector<int>> tokens;
   for (const HeadPlan& plan : policy->Select(0, budgets[0])) tokens.push_back(plan.keep);
   std::vector<std::vector<std::vector<int>>> moments{tokens};
@@ -151,7 +165,7 @@ std::vector<std::vector<std::vector<int>>> Play(const std::string& spec, const T
 PerSlot PrioritiesAtDecision(const std::string& spec, const LayerView& view, int uniform_entries) {
   const std::unique_ptr<Policy> policy = PolicySpec::Parse(spec).MakePolicy({});
   policy->AfterLayer(view);
-  policy->Allocate(view.shape(), {view.num_tokens(), uniform_entries});
+  AllocateAll(*policy, view.shape(), view.num_tokens(), uniform_entries);
   PerSlot priority;
   for (int kv_head = 0; kv_head < view.shape().num_kv_heads; ++kv_head) {
     const std::span<const float> row = policy->Priority(view.layer_index(), kv_head);

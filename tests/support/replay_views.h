@@ -74,6 +74,9 @@ class TinyStepView final : public StepView, public QueryView {
   std::vector<std::vector<float>> weight_, trace_weight_;
 };
 
+// A budget of all layers, without bytes.
+PolicyBudget BudgetOfLayers(const ModelShape& shape, int num_tokens, int entries);
+Budgets AllocateAll(Policy& policy, const ModelShape& shape, int num_tokens, int entries);
 // A budget of as many 16-bit entries per KV head, in entries and in bytes.
 PolicyBudget BudgetFor(const PolicySpec& spec, const ModelShape& shape, int num_tokens, int entries);
 

@@ -33,7 +33,7 @@ TEST(Adkvc, StepByStepEqualsTheWeightedColumnSum) {
                                  "adkvc+uniform/block=1:tracker=max", "adkvc+uniform/block=1:tracker=max:gate=5"}) {
     const auto policy = PolicySpec::Parse(spec + ":every=1:growth=fixed").MakePolicy({});
     policy->AfterLayer(TinyLayerView(attention, 0, 10));
-    std::vector<int> budget = policy->Allocate(kShape, {10, 10})[0];
+    std::vector<int> budget = AllocateAll(*policy, kShape, 10, 10)[0];
     policy->Select(0, budget);
     std::vector<int> tokens(10);
     for (int token = 0; token < 10; ++token) tokens[token] = token;
@@ -46,7 +46,7 @@ TEST(Adkvc, StepByStepEqualsTheWeightedColumnSum) {
     ASSERT_TRUE(plan) << spec;
     const auto at_once = PolicySpec::Parse(spec).MakePolicy({});
     at_once->AfterLayer(TinyLayerView(attention, 0, 40));
-    EXPECT_EQ((*plan)[0].keep, at_once->Select(0, at_once->Allocate(kShape, {40, 20})[0])[0].keep) << spec;
+    EXPECT_EQ((*plan)[0].keep, at_once->Select(0, AllocateAll(*at_once, kShape, 40, 20)[0])[0].keep) << spec;
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "replay/allocators/bit_math.h"
 #include "replay/registry.h"
+#include "tests/support/replay_views.h"
 
 namespace kvscope {
 namespace {
@@ -249,7 +250,8 @@ TEST(Tiers, SolveTheShareFromTheBudget) {
   EXPECT_THAT(Make("tiers")->Spend(problem.View())[0], ElementsAre(16, 16, 16, 2, 2, 2, 2, 2, 2, 2));
   problem.bytes = 6 * 40 + 10;  // not enough for the lower tier: the least relevant go
   EXPECT_THAT(Make("tiers")->Spend(problem.View())[0], ElementsAre(2, 2, 2, 2, 2, 2, 0, 0, 0, 0));
-  PolicyBudget budget{10, 4, 3 * 256 + 7 * 40, 1, {}};
+  PolicyBudget budget = BudgetOfLayers({1, 1, 1, 16, 16}, 10, 4);
+  budget.bytes = 3 * 256 + 7 * 40;
   budget.entry_bytes[16] = 256, budget.entry_bytes[2] = 40;
   EXPECT_EQ(Make("tiers")->ContestedEntries(budget), 3);
   Params params("test", {{"high", "4"}, {"low", "8"}});

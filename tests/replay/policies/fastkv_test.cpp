@@ -38,7 +38,7 @@ TinyLayerView Layer(int layer_index) {
 std::unique_ptr<Policy> Decided(const std::string& spec, int entries, const Guards& guards = {}) {
   auto policy = PolicySpec::Parse(spec).MakePolicy(guards);
   for (const int layer : {0, 1}) policy->AfterLayer(Layer(layer));
-  policy->Allocate(kShape, {8, entries});
+  AllocateAll(*policy, kShape, 8, entries);
   return policy;
 }
 
@@ -110,7 +110,7 @@ TEST(FastKv, TheTspLayerIsTheMiddleUnlessNamed) {
     view.Set({.kind = StatisticSpec::Kind::kSum, .last_rows = 2}, head, std::vector<float>(8, 1.0f));
   }
   policy->AfterLayer(view);
-  policy->Allocate(one_layer, {8, 3});
+  AllocateAll(*policy, one_layer, 8, 3);
   EXPECT_FALSE(policy->Propagates()) << "there is no layer above";
 }
 

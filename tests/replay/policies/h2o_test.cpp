@@ -23,13 +23,13 @@ TinyLayerView Prompt() {
 TEST(H2o, KeepsHeavyHittersAndHalfTheBudgetOfRecentTokens) {
   const auto policy = PolicySpec::Parse("h2o").MakePolicy({});
   policy->AfterLayer(Prompt());
-  EXPECT_THAT(policy->Select(0, policy->Allocate(kShape, {6, 4})[0])[0].keep, ElementsAre(0, 3, 4, 5));
+  EXPECT_THAT(policy->Select(0, AllocateAll(*policy, kShape, 6, 4)[0])[0].keep, ElementsAre(0, 3, 4, 5));
 }
 
 TEST(H2o, AccumulatesTheWeightsOfLaterQueries) {
   const auto policy = PolicySpec::Parse("h2o:recent_fraction=0.25").MakePolicy({});
   policy->AfterLayer(Prompt());
-  EXPECT_THAT(policy->Select(0, policy->Allocate(kShape, {6, 4})[0])[0].keep, ElementsAre(0, 3, 4, 5));
+  EXPECT_THAT(policy->Select(0, AllocateAll(*policy, kShape, 6, 4)[0])[0].keep, ElementsAre(0, 3, 4, 5));
   // Sums 5, 4, 3, 0.5; the query gives means 0, 0, 0, 0.4, 0.6: token 5 has 0.9 and goes; only the newest is protected.
   const TinyStepView step(kShape, 0, 6, {{0, 3, 4, 5, 6}}, {{0, 0, 0, 0.8f, 0.2f}, {0, 0, 0, 0, 1}});
   EXPECT_THAT((*policy->AfterStep(step, {4}))[0].keep, ElementsAre(0, 1, 2, 4));

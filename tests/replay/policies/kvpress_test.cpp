@@ -117,7 +117,7 @@ TEST_P(Kvpress, ScoresAndKeptSetsAgree) {
     const std::unique_ptr<Policy> policy = spec.MakePolicy({});
     const PolicyNeeds needs = policy->Needs(fixture.shape);
     for (int layer = 0; layer < fixture.shape.num_layers; ++layer) policy->AfterLayer(fixture.View(layer, needs));
-    const Budgets budgets = policy->Allocate(fixture.shape, {fixture.num_tokens, entries});
+    const Budgets budgets = AllocateAll(*policy, fixture.shape, fixture.num_tokens, entries);
     for (int layer = 0; layer < fixture.shape.num_layers; ++layer) {
       PerSlot priority;
       for (int kv_head = 0; kv_head < fixture.shape.num_kv_heads; ++kv_head) {

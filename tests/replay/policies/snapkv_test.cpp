@@ -46,7 +46,7 @@ TEST(SnapKv, KeepsTheWindowFirstAndItsNewestPartWhenTheBudgetIsSmall) {
   const auto kept = [](int entries) {
     const auto policy = PolicySpec::Parse("snapkv:window=2:pool=1").MakePolicy({});
     policy->AfterLayer(Prompt());
-    return policy->Select(0, policy->Allocate(kShape, {8, entries})[0])[0].keep;
+    return policy->Select(0, AllocateAll(*policy, kShape, 8, entries)[0])[0].keep;
   };
   EXPECT_THAT(kept(1), ElementsAre(7));
   EXPECT_THAT(kept(2), ElementsAre(6, 7));
@@ -56,13 +56,13 @@ TEST(SnapKv, KeepsTheWindowFirstAndItsNewestPartWhenTheBudgetIsSmall) {
 TEST(SnapKv, APromptShorterThanTheWindowKeepsItsNewestTokens) {
   const auto policy = PolicySpec::Parse("snapkv").MakePolicy({});
   policy->AfterLayer(Prompt(32));
-  EXPECT_THAT(policy->Select(0, policy->Allocate(kShape, {8, 3})[0])[0].keep, ElementsAre(5, 6, 7));
+  EXPECT_THAT(policy->Select(0, AllocateAll(*policy, kShape, 8, 3)[0])[0].keep, ElementsAre(5, 6, 7));
 }
 
 TEST(SnapKv, GuardsHoldAgainstItsOwnWindow) {
   const auto policy = PolicySpec::Parse("snapkv:window=2:pool=1").MakePolicy({.sinks = 2, .recent = 0});
   policy->AfterLayer(Prompt());
-  EXPECT_THAT(policy->Select(0, policy->Allocate(kShape, {8, 3})[0])[0].keep, ElementsAre(0, 1, 7));
+  EXPECT_THAT(policy->Select(0, AllocateAll(*policy, kShape, 8, 3)[0])[0].keep, ElementsAre(0, 1, 7));
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ const ModelShape kShape{.num_layers = 1, .num_heads = 2, .num_kv_heads = 1, .hea
 std::unique_ptr<Policy> Decided(const std::string& spec, int num_tokens, int entries, const Guards& guards = {}) {
   auto policy = PolicySpec::Parse(spec).MakePolicy(guards);
   policy->AfterLayer(TinyLayerView(kShape, 0, num_tokens));
-  EXPECT_EQ(policy->Select(0, policy->Allocate(kShape, {num_tokens, entries})[0])[0].keep.size(), size_t(num_tokens));
+  EXPECT_EQ(policy->Select(0, AllocateAll(*policy, kShape, num_tokens, entries)[0])[0].keep.size(), size_t(num_tokens));
   return policy;
 }
 

@@ -24,7 +24,7 @@ TinyLayerView Prompt() {
 TEST(Tova, KeepsWhatTheLastRowLikesOnAverageOverTheLayer) {
   const auto policy = PolicySpec::Parse("tova").MakePolicy({});
   policy->AfterLayer(Prompt());
-  const LayerPlan plan = policy->Select(0, policy->Allocate(kShape, {4, 2})[0]);
+  const LayerPlan plan = policy->Select(0, AllocateAll(*policy, kShape, 4, 2)[0]);
   EXPECT_THAT(plan[0].keep, ElementsAre(1, 2));
   EXPECT_THAT(plan[1].keep, ElementsAre(1, 2));
 }
@@ -32,7 +32,7 @@ TEST(Tova, KeepsWhatTheLastRowLikesOnAverageOverTheLayer) {
 TEST(Tova, ForgetsEarlierRowsAndMayDropTheNewestToken) {
   const auto policy = PolicySpec::Parse("tova").MakePolicy({});
   policy->AfterLayer(Prompt());
-  policy->Select(0, policy->Allocate(kShape, {4, 2})[0]);
+  policy->Select(0, AllocateAll(*policy, kShape, 4, 2)[0]);
   const std::vector<float> row{0.3f, 0.6f, 0.1f};
   const TinyStepView step(kShape, 0, 4, {{1, 2, 4}, {1, 2, 4}}, {row, row, row, row});
   EXPECT_THAT((*policy->AfterStep(step, {2, 2}))[0].keep, ElementsAre(0, 1));
@@ -44,7 +44,7 @@ TEST(Tova, ForgetsEarlierRowsAndMayDropTheNewestToken) {
 TEST(Tova, UnderKvpressTheLastTokenSurvives) {
   const auto policy = PolicySpec::Parse("tova:compat=kvpress").MakePolicy({});
   policy->AfterLayer(Prompt());
-  EXPECT_THAT(policy->Select(0, policy->Allocate(kShape, {4, 2})[0])[0].keep, ElementsAre(2, 3));
+  EXPECT_THAT(policy->Select(0, AllocateAll(*policy, kShape, 4, 2)[0])[0].keep, ElementsAre(2, 3));
 }
 
 }  // namespace

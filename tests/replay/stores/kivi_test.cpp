@@ -182,6 +182,42 @@ TEST_P(Kivi, AfterThePromptTheResidualsAreThoseOfTheCatalogue) {
   }
 }
 
+// A window of 70 entries slides over them: those in it read as if nothing had left, those that left go by the group.
+TEST_P(Kivi, DropsTheOldestGroupByGroup) {
+  constexpr int kWindow = 70;
+  std::mt19937 random(3);
+  Pair pair(GetParam());
+  const StoreSetup& setup = GetParam();
+  pair.Append(100, random);
+  pair.head->Settle();
+  pair.plain.AfterPrompt();
+  for (int step = 0; step < 200; ++step) {
+    const int dropped = pair.head->num_slots() - (kWindow - 1);
+    std::vector<int> slots(kWindow - 1);
+    std::iota(slots.begin(), slots.end(), dropped);
+    pair.head->Keep(slots, {});
+    pair.Append(1, random);
+    ASSERT_EQ(pair.head->num_slots(), kWindow);
+    const int first = pair.plain.num_entries() - kWindow;
+    Floats key(setup.dim_k), value(setup.dim_v);
+    for (int slot = 0; slot < kWindow; ++slot) {
+      pair.head->ReadKeys(slot, 1, key.data());
+      pair.head->ReadValues(slot, 1, value.data());
+      ASSERT_TRUE(SameBits(key, pair.plain.k[first + slot])) << "step " << step << ", slot " << slot;
+      ASSERT_TRUE(SameBits(value, pair.plain.v[first + slot])) << "step " << step << ", slot " << slot;
+    }
+    DType dtype;
+    for (int slot = 0; slot < kWindow; ++slot)
+      ASSERT_EQ(pair.head->RawKeys(slot, dtype) != nullptr, first + slot >= pair.plain.packed_k);
+    pair.head->Settle();
+    pair.plain.AfterStep();
+    // Never more than a window, what is not packed yet, and a group that has not left wholly.
+    const double most = pair.store->LoadedBytes(kWindow + setup.group + setup.residual, setup.dim_k, setup.dim_v) +
+                        setup.residual * 2 * (setup.dim_k + setup.dim_v);
+    ASSERT_LE(pair.head->bytes(), most) << "step " << step;
+  }
+}
+
 TEST_P(Kivi, CloneSharesNothing) {
   std::mt19937 random(2);
   Pair pair(GetParam());
