@@ -16,6 +16,7 @@
 #include "capture/engine.h"
 #include "kernels/dense_matmul.h"
 #include "kernels/device.h"
+#include "kernels/matmul.h"
 
 namespace kvscope {
 
@@ -33,8 +34,8 @@ struct CaptureMemory {
 // num_layers; what it leaves there goes on. To compare layers with the CPU's one by one: the device waits for it.
 using ResidualHook = std::function<void(int layer, std::span<float> residual)>;
 
-// Empty, or what of this model the device does not compute, for messages: "experts".
-std::string WhyNotOnDevice(const ModelConfig& config);
+// Empty, or what of this run no device computes, for messages: "experts", "int8 activations".
+std::string WhyNotOnDevice(const ModelConfig& config, Activations activations = Activations::kFloat);
 
 class DeviceEngine : public Engine {
  public:

@@ -4,7 +4,8 @@
 
 namespace kvscope {
 
-std::string WhyNotOnDevice(const ModelConfig& config) {
+std::string WhyNotOnDevice(const ModelConfig& config, Activations activations) {
+  if (activations == Activations::kInt8) return "int8 activations";
   return config.num_experts > 0 ? "experts" : "";
 }
 

@@ -112,6 +112,11 @@ bool GgufFile::Has(std::string_view key) const {
   return FindValue(key) != nullptr;
 }
 
+bool GgufFile::HasArray(std::string_view key) const {
+  const Value* value = FindValue(key);
+  return value && value->type == gguf::kArray;
+}
+
 std::optional<int64_t> GgufFile::Int(std::string_view key) const {
   const Value* value = FindValue(key);
   if (!value) return std::nullopt;
@@ -178,6 +183,18 @@ std::optional<std::vector<double>> GgufFile::FloatArray(std::string_view key) co
     numbers[i] = FloatAt(key, value->element_type, value->bytes.data() + i * stride);
   }
   return numbers;
+}
+
+std::optional<std::vector<bool>> GgufFile::BoolArray(std::string_view key) const {
+  const Value* value = FindArray(key);
+  if (!value) return std::nullopt;
+  if (value->element_type != gguf::kBool) {
+    throw Error(StrCat(Place(key), ": expected an array of truth values, found an array of ",
+                       gguf::ValueTypeName(value->element_type), "; the file is damaged or from another format"));
+  }
+  std::vector<bool> truths(value->count);
+  for (size_t i = 0; i < truths.size(); ++i) truths[i] = Load<uint8_t>(value->bytes.data() + i) != 0;
+  return truths;
 }
 
 int64_t GgufFile::RequireInt(std::string_view key) const {

@@ -62,6 +62,7 @@ class GgufFile {
   // Metadata. Absent: nullopt. Present with another type, or a value that does not fit: Error naming file and key.
   // Int reads every integer type, Float also integers (never NaN or infinity). Views live as long as this file.
   bool Has(std::string_view key) const;
+  bool HasArray(std::string_view key) const;  // of whatever elements
   std::optional<int64_t> Int(std::string_view key) const;
   std::optional<double> Float(std::string_view key) const;
   std::optional<bool> Bool(std::string_view key) const;
@@ -69,6 +70,7 @@ class GgufFile {
   std::optional<std::vector<std::string_view>> StringArray(std::string_view key) const;
   std::optional<std::vector<int64_t>> IntArray(std::string_view key) const;
   std::optional<std::vector<double>> FloatArray(std::string_view key) const;
+  std::optional<std::vector<bool>> BoolArray(std::string_view key) const;
 
   // The same for keys a model cannot do without: absent is an Error too.
   int64_t RequireInt(std::string_view key) const;

@@ -36,12 +36,16 @@ struct Flags {
   bool logprobs = false, force = false;
 };
 
+bool IsFolder(const std::string& output) {
+  return output.ends_with('/') || fs::is_directory(output);
+}
+
 // One file for one prompt, a folder for several or when the name ends in '/'; never one of the inputs. Checked before
-// the model runs.
+// the model's weights are read; makes nothing.
 std::vector<std::string> OutputPaths(const Flags& flags, const std::vector<Prompt>& prompts,
                                      std::vector<std::string> inputs) {
   inputs.insert(inputs.end(), {flags.task.haystack, flags.task.file});
-  const bool is_folder = flags.output.ends_with('/') || fs::is_directory(flags.output);
+  const bool is_folder = IsFolder(flags.output);
   if (!is_folder && prompts.size() > 1) {
     throw Error(StrCat("-o ", flags.output, ": ", prompts.size(),
                        " runs were asked for; expected a folder, for example -o ", flags.output, "/"));
@@ -56,11 +60,15 @@ std::vector<std::string> OutputPaths(const Flags& flags, const std::vector<Promp
       if (fs::equivalent(paths.back(), input, not_there))
         throw Error(StrCat(paths.back(), ": is read by this command; write to another file"));
     }
+    if (!is_folder) CheckTraceTarget(paths.back(), flags.force);
   }
-  std::error_code failure;
-  if (is_folder) fs::create_directories(flags.output, failure);
-  if (failure) throw Error(StrCat(flags.output, ": cannot make this folder: ", failure.message()));
   return paths;
+}
+
+void MakeFolder(const std::string& output) {
+  std::error_code failure;
+  if (IsFolder(output)) fs::create_directories(output, failure);
+  if (failure) throw Error(StrCat(output, ": cannot make this folder: ", failure.message()));
 }
 
 void PrintProgress(const std::string& name, int done, int total) {
@@ -87,7 +95,7 @@ struct Work {
   std::unique_ptr<Model> model;
   ModelConfig config;
   std::vector<Prompt> prompts;
-  std::vector<std::string> model_paths;  // of every part
+  std::vector<std::string> paths;  // [prompt], of the traces
   std::string sha256;
 };
 
@@ -95,17 +103,22 @@ Work MakeWork(const Flags& flags) {
   Work work;
   if (!flags.synthetic.empty()) {
     if (!flags.model.empty()) throw Error("--model and --synthetic: expected one of them");
+    if (flags.activations != "float") {
+      throw Error(StrCat("--synthetic ", flags.synthetic, ": runs on a CUDA device only, where --activations ",
+                         flags.activations, " is unknown; leave the latter out"));
+    }
     work.config = SyntheticConfig(flags.synthetic);
     work.prompts = SyntheticPrompts(work.config, flags.task.contexts, flags.task.max_new, flags.task.seed);
+    work.paths = OutputPaths(flags, work.prompts, {});
     return work;
   }
   const GgufFile gguf = GgufFile::Open(flags.model);
   const int context_limit = ReadModelConfig(gguf, /*max_tokens=*/INT_MAX).context_length;
   work.tokenizer = Tokenizer::FromGguf(gguf);
   work.prompts = MakePrompts(flags.task, *work.tokenizer, context_limit);
+  work.paths = OutputPaths(flags, work.prompts, gguf.paths());
   work.model = LoadModel(gguf, LongestRun(work.prompts));
   work.config = work.model->config;
-  work.model_paths = gguf.paths();
   work.sha256 = gguf.HexSha256OfFiles();
   return work;
 }
@@ -119,10 +132,6 @@ std::unique_ptr<Engine> MakeEngine(const Flags& flags, const DeviceChoice& devic
     if (activations == Activations::kInt8) ReportInt8("kvscope-capture", *work.model, work.prompts.front().ids);
     return std::make_unique<CpuEngine>(*work.model, flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16, activations);
   }
-  if (flags.activations != "float") {
-    throw Error(StrCat("--activations ", flags.activations,
-                       ": runs on the CPU only; expected --device cpu, or --activations float"));
-  }
   cuda::UseDevice(device.index);
   const DeviceOptions options{.weights = flags.weights == "f16" ? DenseType::kF16 : DenseType::kBF16,
                               .ring_bytes = int64_t{flags.queue_mib} << 20};
@@ -132,8 +141,13 @@ std::unique_ptr<Engine> MakeEngine(const Flags& flags, const DeviceChoice& devic
   return engine;
 }
 
-// The device's attention reads f16: an f32 cache is the CPU's.
+// The device's attention reads f16: an f32 cache is the CPU's, and so are int8 activations. Where neither a device nor
+// the CPU was asked for, Run chooses by the model too.
 DeviceChoice DeviceOf(const Flags& flags) {
+  if (flags.activations != "float" && flags.device.starts_with("cuda")) {
+    throw Error(StrCat("--activations ", flags.activations,
+                       ": runs on the CPU only; expected --device cpu or auto, or ", "--activations float"));
+  }
   if (flags.kv_dtype == "f16") return ChooseDevice(flags.device, /*can_use_cuda=*/true);
   if (flags.device == "auto") return {};
   const DeviceChoice device = ChooseDevice(flags.device, /*can_use_cuda=*/true);
@@ -146,8 +160,6 @@ void Run(const Flags& flags) {
   if (flags.output.empty()) throw Error("--output is required; see --help");
   DeviceChoice device = DeviceOf(flags);
   if (std::isnan(flags.flush_secs)) throw Error("--flush-secs: expected a number from 0.01 to 3600, found nan");
-  Work work = MakeWork(flags);
-  const std::vector<Prompt>& prompts = work.prompts;
   RunOptions options;
   options.kv_dtype = flags.kv_dtype == "f32" ? DType::kF32 : DType::kF16;
   options.level = TraceLevelFromName(flags.level);
@@ -156,11 +168,12 @@ void Run(const Flags& flags) {
   options.layers = flags.layers;
   options.kv_heads = flags.kv_heads;
   options.query_rows = flags.query_rows;
-  const std::vector<std::string> paths = OutputPaths(flags, prompts, work.model_paths);
+  Work work = MakeWork(flags);
+  const std::vector<Prompt>& prompts = work.prompts;
   if (device.is_cuda && flags.device == "auto") {
-    if (const std::string why = WhyNotOnDevice(work.config); !why.empty()) {
-      std::fprintf(stderr, "kvscope-capture: the model has %s, which no device computes yet: it runs on the CPU\n",
-                   why.c_str());
+    const std::string why = WhyNotOnDevice(work.config, ActivationsFromName(flags.activations));
+    if (!why.empty()) {
+      std::fprintf(stderr, "kvscope-capture: no device computes %s yet: the model runs on the CPU\n", why.c_str());
       device = {};
     }
   }
@@ -168,20 +181,23 @@ void Run(const Flags& flags) {
   std::vector<TraceInfo> infos;
   for (const Prompt& prompt : prompts)
     infos.push_back(MakeTraceInfo(work.config, engine->info(), work.sha256, prompt, options));
+  MakeFolder(flags.output);
   const bool has_terminal = isatty(STDERR_FILENO);
   for (size_t i = 0; i < prompts.size(); ++i) {
     if (has_terminal)
-      options.progress = [&](int done, int total) { PrintProgress(fs::path(paths[i]).stem().stem(), done, total); };
+      options.progress = [&](int done, int total) {
+        PrintProgress(fs::path(work.paths[i]).stem().stem(), done, total);
+      };
     Recorder::Options recording;
     recording.writer.flush_interval_secs = flags.flush_secs;
     recording.writer.overwrite = flags.force;
     recording.queue_bytes = int64_t{flags.queue_mib} << 20;
-    Recorder recorder(paths[i], infos[i], recording);
+    Recorder recorder(work.paths[i], infos[i], recording);
     const RunOutcome outcome =
         RunPrompt(*engine, work.tokenizer ? &*work.tokenizer : nullptr, prompts[i], options, infos[i], &recorder);
     recorder.Finish();
     if (has_terminal) std::fprintf(stderr, "\r\033[K");
-    PrintOutcome(paths[i], outcome, recorder.bytes_written());
+    PrintOutcome(work.paths[i], outcome, recorder.bytes_written());
     if (recorder.total_stall_ns() > 0) {
       std::fprintf(stderr,
                    "kvscope-capture: the model waited %.1f s for the disk; a larger --queue-mib hides more of it\n",

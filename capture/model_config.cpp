@@ -105,16 +105,34 @@ class ConfigReader {
     c_.rope_sets = {ReadRope(gguf_, c_.architecture.name, c_.head_dim, max_tokens_)};
     c_.layers.assign(c_.num_layers, {.attention = rule});
 
-    const int period = IntIn("attention.sliding_window_pattern", 0, 1024, c_.architecture.window_period);
+    const std::vector<bool> windowed = WindowedLayers();
     const int window = IntIn("attention.sliding_window", 0, 1 << 30, c_.architecture.window);
-    if (window == 0 || period == 1) return;
+    if (window == 0 || std::ranges::find(windowed, true) == windowed.end()) return;
     const double own_base = gguf_.Float(Key("rope.freq_base_swa")).value_or(c_.architecture.window_rope_base);
     if (own_base > 1) c_.rope_sets.push_back(PlainRope("window", c_.head_dim, own_base));
     for (int layer = 0; layer < c_.num_layers; ++layer) {
-      if (period > 0 && layer % period == period - 1) continue;
+      if (!windowed[layer]) continue;
       c_.layers[layer].attention.window = window;
       c_.layers[layer].rope_set = static_cast<int>(c_.rope_sets.size()) - 1;
     }
+  }
+
+  // [layers] of a model with windows. The key is an array of truth values, one per layer, or, as the table's rows, the
+  // length of a period whose last layer sees everything.
+  std::vector<bool> WindowedLayers() const {
+    const char* const suffix = "attention.sliding_window_pattern";
+    if (gguf_.HasArray(Key(suffix))) {
+      std::vector<bool> windowed = *gguf_.BoolArray(Key(suffix));
+      if (windowed.size() != static_cast<size_t>(c_.num_layers)) {
+        Fail(suffix, "expected a truth value for each of the ", c_.num_layers, " layers, found ", windowed.size(),
+             "; the file is damaged, convert the model again");
+      }
+      return windowed;
+    }
+    const int period = IntIn(suffix, 0, 1024, c_.architecture.window_period);
+    std::vector<bool> windowed(c_.num_layers, true);
+    for (int layer = period - 1; period > 0 && layer < c_.num_layers; layer += period) windowed[layer] = false;
+    return windowed;
   }
 
   float Softcap(const char* suffix, double fallback) const {

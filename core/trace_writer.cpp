@@ -88,7 +88,9 @@ struct LayerTables {
   int rows_appended = 0, rows_in_file = 0;
 };
 
-void CheckTarget(const std::string& path, bool overwrite) {
+}  // namespace
+
+void CheckTraceTarget(const std::string& path, bool overwrite) {
   struct stat status = {};
   if (stat(path.c_str(), &status) == 0) {
     if (S_ISDIR(status.st_mode)) throw Error(StrCat(path, ": is a folder; give a file name ending in .kvtrace.h5"));
@@ -104,8 +106,6 @@ void CheckTarget(const std::string& path, bool overwrite) {
     throw Error(StrCat(path, ": the folder ", folder, " is not writable (", std::strerror(errno), ")"));
   }
 }
-
-}  // namespace
 
 struct TraceWriter::State {
   State(const std::string& path, const TraceInfo& trace_info, const Options& trace_options)
@@ -307,7 +307,7 @@ void TraceWriter::State::CloseTables() {
 }
 
 TraceWriter::TraceWriter(std::string path, const TraceInfo& info, const Options& options) {
-  CheckTarget(path, options.overwrite);
+  CheckTraceTarget(path, options.overwrite);
   const std::string temporary = StrCat(path, ".new-", getpid());
   unlink(temporary.c_str());  // of an earlier process that had our number
   state_ = std::make_unique<State>(path, info, options);

@@ -20,6 +20,10 @@ struct LayerChunk {
   std::vector<float> lse;  // [heads, num_tokens]
 };
 
+// Throws Error when TraceWriter could not make `path`: a folder, a folder that is missing or not writable or, without
+// overwrite, a file that exists.
+void CheckTraceTarget(const std::string& path, bool overwrite);
+
 class TraceWriter {
  public:
   struct Options {

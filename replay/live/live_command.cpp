@@ -50,13 +50,15 @@ void Run(const Flags& flags, const std::string& command) {
   SweepOptions sweep = OptionsOf(flags.sweep);
   sweep.is_bare = flags.is_bare;
   const std::vector<PlanRequest> requests = RequestsOf(sweep);
-  const std::vector<std::string> inputs = {flags.model, flags.task.haystack, flags.task.file};
+  const GgufFile gguf = GgufFile::Open(flags.model);
+  std::vector<std::string> inputs = gguf.paths();
+  inputs.insert(inputs.end(), {flags.task.haystack, flags.task.file});
   CheckOutput(flags.output, inputs);
-  CheckOutput(flags.csv, {flags.model, flags.task.haystack, flags.task.file, flags.output});
+  inputs.push_back(flags.output);
+  CheckOutput(flags.csv, inputs);
   std::unique_ptr<tbb::global_control> threads;
   if (flags.threads > 0)
     threads = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism, flags.threads);
-  const GgufFile gguf = GgufFile::Open(flags.model);
   const Tokenizer tokenizer = Tokenizer::FromGguf(gguf);
   const std::vector<Prompt> prompts =
       MakePrompts(flags.task, tokenizer, ReadModelConfig(gguf, /*max_tokens=*/INT_MAX).context_length);
@@ -97,7 +99,7 @@ void Run(const Flags& flags, const std::string& command) {
 void AddLiveCommand(CLI::App& app, const std::string& command) {
   CLI::App* live = app.add_subcommand("live", "run policies inside the decoder, over caches that really shrink");
   const auto flags = std::make_shared<Flags>();
-  live->add_option("--model", flags->model, "GGUF file")->required();
+  live->add_option("--model", flags->model, "GGUF file, or any part of a split one")->required();
   AddTaskOptions(*live, flags->task);
   AddSweepFlags(*live, flags->sweep);
   live->add_flag("--bare", flags->is_bare, "without the full cache, random entries and the oracle beside");

@@ -146,6 +146,14 @@ TEST_P(OnDevice, RecordsWhatTheCpuRecords) {
   }
 }
 
+TEST(WhyNotOnDevice, NamesExpertsAndInt8Activations) {
+  ModelConfig config;
+  EXPECT_EQ(WhyNotOnDevice(config), "");
+  EXPECT_EQ(WhyNotOnDevice(config, Activations::kInt8), "int8 activations");
+  config.num_experts = 4;
+  EXPECT_EQ(WhyNotOnDevice(config), "experts");
+}
+
 TEST_P(OnDevice, RunsEveryFamilyAsTheCpuDoes) {
   for (const Architecture& family : Architectures()) {
     SCOPED_TRACE(family.name);

@@ -64,6 +64,7 @@ TEST(Gguf, ReadsEveryMetadataType) {
   file.AddRaw("f64", 12, Raw(0.1));
   file.AddStrings("texts", {"a", "", "ccc"});
   file.AddInts("ints", {-1, 7});
+  file.AddBools("truths", {true, false, true});
   file.AddRaw("floats", 9, Raw(uint32_t{6}) + Raw(uint64_t{1}) + Raw(1.5f));
   file.AddRaw("nested", 9, Raw(uint32_t{9}) + Raw(uint64_t{1}) + Raw(uint32_t{0}) + Raw(uint64_t{2}) + "ab");
   file.AddString("last", "still in step");
@@ -84,10 +85,14 @@ TEST(Gguf, ReadsEveryMetadataType) {
   EXPECT_THAT(*gguf.StringArray("texts"), ElementsAre("a", "", "ccc"));
   EXPECT_THAT(*gguf.IntArray("ints"), ElementsAre(-1, 7));
   EXPECT_THAT(*gguf.FloatArray("floats"), ElementsAre(1.5));
+  EXPECT_THAT(*gguf.BoolArray("truths"), ElementsAre(true, false, true));
+  EXPECT_TRUE(gguf.HasArray("ints"));
+  EXPECT_FALSE(gguf.HasArray("text"));
+  EXPECT_FALSE(gguf.HasArray("absent"));
   EXPECT_EQ(gguf.String("last"), "still in step");
   EXPECT_EQ(gguf.Int("absent"), std::nullopt);
   EXPECT_FALSE(gguf.StringArray("absent").has_value());
-  EXPECT_EQ(gguf.Keys().size(), 17u);
+  EXPECT_EQ(gguf.Keys().size(), 18u);
 }
 
 TEST(Gguf, NamesFileAndKeyWhenAValueIsAbsentOrOfAnotherType) {
@@ -96,6 +101,7 @@ TEST(Gguf, NamesFileAndKeyWhenAValueIsAbsentOrOfAnotherType) {
   file.AddFloat("nan", std::numeric_limits<float>::quiet_NaN());
   file.AddRaw("huge", 10, Raw(~uint64_t{0}));
   file.AddInt("count", 7);
+  file.AddInts("ints", {0, 1});
   const GgufFile gguf = GgufFile::FromBytes("m.gguf", file.Bytes());
   const auto message = [](auto&& call) -> std::string {
     try {
@@ -111,6 +117,8 @@ TEST(Gguf, NamesFileAndKeyWhenAValueIsAbsentOrOfAnotherType) {
   EXPECT_THAT(message([&] { gguf.Int("huge"); }), HasSubstr("expected at most 2^63 - 1"));
   EXPECT_THAT(message([&] { gguf.IntArray("count"); }),
               HasSubstr("expected an array, found a 32-bit unsigned integer"));
+  EXPECT_THAT(message([&] { gguf.BoolArray("ints"); }),
+              HasSubstr("m.gguf:ints: expected an array of truth values, found an array of a 32-bit integer"));
   EXPECT_THAT(message([&] { gguf.RequireIntIn("count", 1, 6); }), HasSubstr("from 1 to 6, found 7"));
   EXPECT_EQ(gguf.RequireIntIn("count", 7, 7), 7);
 }

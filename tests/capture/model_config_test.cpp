@@ -82,6 +82,41 @@ TEST(ModelConfig, AGemma3HasARopeOfItsOwnInItsWindows) {
   EXPECT_DOUBLE_EQ(config.rope_sets[0].inv_freq[8], std::pow(1e6, -0.5) / 8);
 }
 
+TEST(ModelConfig, AWindowPatternIsATruthValuePerLayerOrAPeriod) {
+  const char* const key = "gemma3.attention.sliding_window_pattern";
+  const auto read = [](const std::function<void(GgufBuilder&)>& add) {
+    return ReadModelConfig(Model("gemma3", 5, [&](GgufBuilder& file) {
+      file.AddInt("gemma3.attention.sliding_window", 512);
+      file.AddFloat("gemma3.rope.freq_base", 1e6f);
+      add(file);
+    }));
+  };
+  const ModelConfig irregular = read([&](GgufBuilder& file) { file.AddBools(key, {false, true, true, false, true}); });
+  EXPECT_EQ(Windows(irregular), (std::vector<int>{0, 512, 512, 0, 512}));
+  EXPECT_EQ(irregular.layers[0].rope_set, 0);
+  EXPECT_EQ(irregular.layers[1].rope_set, 1);
+  const ModelConfig none = read([&](GgufBuilder& file) { file.AddBools(key, std::vector<bool>(5, false)); });
+  EXPECT_EQ(Windows(none), std::vector<int>(5, 0));
+  EXPECT_EQ(none.rope_sets.size(), 1u);
+  EXPECT_EQ(Windows(read([&](GgufBuilder& file) { file.AddInt(key, 2); })), (std::vector<int>{512, 0, 512, 0, 512}));
+  EXPECT_EQ(Windows(read([&](GgufBuilder& file) { file.AddInt(key, 1); })), std::vector<int>(5, 0));
+  EXPECT_EQ(Windows(read([&](GgufBuilder& file) { file.AddInt(key, 0); })), std::vector<int>(5, 512));
+
+  const std::string place = StrCat("model:", key, ": ");
+  EXPECT_EQ(MessageOf([&] { read([&](GgufBuilder& file) { file.AddBools(key, std::vector<bool>(6, true)); }); }),
+            place +
+                "expected a truth value for each of the 5 layers, found 6; the file is damaged, convert the model "
+                "again");
+  EXPECT_THAT(MessageOf([&] { read([&](GgufBuilder& file) { file.AddBools(key, {}); }); }),
+              HasSubstr("5 layers, found 0"));
+  EXPECT_THAT(MessageOf([&] { read([&](GgufBuilder& file) {
+                                file.AddInts(key, {1, 1, 1, 1, 0});
+                              }); }),
+              HasSubstr(place + "expected an array of truth values, found an array of a 32-bit integer"));
+  EXPECT_THAT(MessageOf([&] { read([&](GgufBuilder& file) { file.AddInt(key, 1025); }); }),
+              HasSubstr("from 0 to 1024"));
+}
+
 TEST(ModelConfig, ExpertsHaveAWidthOfTheirOwn) {
   const ModelConfig config = ReadModelConfig(Model("qwen3moe", 2, [](GgufBuilder& file) {
     file.AddInt("qwen3moe.expert_count", 16);

@@ -32,6 +32,7 @@ void ReadAll(const GgufFile& gguf) {
     AllowError([&] { gguf.StringArray(key); });
     AllowError([&] { gguf.IntArray(key); });
     AllowError([&] { gguf.FloatArray(key); });
+    AllowError([&] { gguf.BoolArray(key); });
   }
   for (const GgufTensor& tensor : gguf.tensors()) {
     if (!IsReadable(tensor.type)) continue;

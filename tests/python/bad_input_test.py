@@ -48,6 +48,8 @@ def damaged_models(good):
         ("zero_heads", tiny_gguf.model(keys={"llama.attention.head_count": tiny_gguf.uint32(0)}), "head_count"),
         ("odd_kv_heads", tiny_gguf.model(keys={"llama.attention.head_count_kv": tiny_gguf.uint32(3)}), "head_count_kv"),
         ("count_as_text", tiny_gguf.model(keys={"llama.block_count": tiny_gguf.text("two")}), "llama.block_count"),
+        ("short_window_pattern", tiny_gguf.model(keys={"llama.attention.sliding_window_pattern": tiny_gguf.bools([True])}), "each of the 2 layers, found 1"),
+        ("window_pattern_of_numbers", tiny_gguf.model(keys={"llama.attention.sliding_window_pattern": tiny_gguf.array(5, [bytes(4)] * 2)}), "truth values"),
         ("other_tensor_type", tiny_gguf.model(tensors={"blk.0.attn_q.weight": (shape, 14, data)}), "type"),
         ("unknown_tensor_type", tiny_gguf.model(tensors={"blk.0.attn_q.weight": (shape, 999, data)}), "type"),
         ("missing_tensor", tiny_gguf.model(tensors={"blk.1.ffn_up.weight": None}), "blk.1.ffn_up.weight"),
@@ -77,6 +79,7 @@ class Cases:
 
     def file(self, name, data):
         path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(data if isinstance(data, bytes) else data.encode())
         return path
 
@@ -96,6 +99,8 @@ def add_captures(cases, model, trace):
     start = ("kvscope-capture", "--model", model, "-o", folder / "new.h5")
     niah = (*start, "--haystack", prose, "--context", 1024)
     text = (*start, "--task", "text", "--file", prose, "--context", 64)
+    broken = ("kvscope-capture", "--model", folder / "nan_weight.gguf", "--prompt", "Why?")  # opens, but cannot be loaded
+    part = [cases.file(f"split-0000{number + 1}-of-00002.gguf", data) for number, data in enumerate(tiny_gguf.parts())]
     for name, fragment, *command in [
         ("no arguments", "--model", "kvscope-capture"),
         ("no output", "--output", "kvscope-capture", "--model", model, "--prompt", "Why?"),
@@ -159,7 +164,15 @@ def add_captures(cases, model, trace):
         ("prefill-chunk 0", "--prefill-chunk", *niah, "--prefill-chunk", 0),
         ("flush-secs nan", "--flush-secs", *niah, "--flush-secs", "nan"),
         ("queue-mib 0", "--queue-mib", *niah, "--queue-mib", 0),
+        ("output is another part of its model", "read by this command", *niah[:2], part[0], "-o", part[1], *niah[5:], "--force"),
+        ("int8 activations on a device", "runs on the CPU only", *niah, "--device", "cuda", "--activations", "int8"),
+        ("int8 activations of a shape", "runs on a CUDA device only", "kvscope-capture", "--synthetic", "llama-3.1-8b", "--activations", "int8", "-o", folder / "new.h5"),
         ("existing output", "--force", *niah[:3], "-o", trace, *niah[5:]),
+        ("existing output, before the model is loaded", "--force", *broken, "-o", trace),
+        ("existing output in a folder, before the model is loaded", "--force", *broken, "-o", cases.file("taken/prompt.kvtrace.h5", "").parent),
+        ("output into a missing folder, before the model is loaded", "nowhere", *broken, "-o", folder / "nowhere/new.h5"),
+        ("output into a new folder of a model that cannot be loaded", "blk.0.attn_q.weight", *broken, "-o", f"{folder}/runs/"),
+        ("unknown level, before the model is loaded", "qkv+rows", *broken, "-o", folder / "new.h5", "--level", "everything"),
         ("grid into one file", "expected a folder", *niah, "--depth", "0,0.5"),
         ("grid with two equal cells", "differ", *niah[:3], "-o", folder / "grid/", *niah[5:], "--depth", "0.5,0.5"),
         ("output below a file", "prose.txt", *niah[:3], "-o", prose / "new.h5", *niah[5:]),
@@ -292,6 +305,8 @@ def add_live(cases, model):
         ("fork-mib 0", "--fork-mib", *live, "--fork-mib", 0),
         ("seed negative", "--seed", *live, "--seed", -1),
         ("output is its own model", "read by this command", *live[:-1], model),
+        ("output is another part of its model", "read by this command", *live[:3], folder / "split-00001-of-00002.gguf", *live[4:-1], folder / "split-00002-of-00002.gguf"),
+        ("csv is another part of its model", "read by this command", *live[:3], folder / "split-00002-of-00002.gguf", *live[4:], "--csv", folder / "split-00001-of-00002.gguf"),
         ("output into a missing folder", "nowhere", *live[:-1], folder / "nowhere/new.h5"),
         ("csv into a missing folder", "nowhere", *live, "--csv", folder / "nowhere/new.csv"),
     ]:
@@ -386,7 +401,7 @@ def main(wanted):
         cases.add("replay a trace without q, k, v", "holds no q, k, v", "kvscope-replay", "run", rows_only, "--policy", "snapkv", "--keep-fraction", 0.5, "-o", folder / "new.h5")
         add_live(cases, model)
         add_results(cases, trace, results)
-        originals = {path: path.read_bytes() for path in (model, trace, results)}
+        originals = {path: path.read_bytes() for path in (model, *sorted(folder.glob("split-*")), trace, results)}
         failed = ran = 0
         for name, fragment, command in cases.rows:
             if wanted and not any(word in name for word in wanted):

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The file tools on real runs: every level of a tiny model, then 256 tokens with a needle of the real one, read with h5py and compared.
+"""The file tools on real runs: every level of a tiny model, one with a window and soft caps, then 256 tokens with a needle of the real one, read with h5py and compared.
 
 Skipped (77) without the real model: traces/fetch_model puts it where this looks.
 """
@@ -9,6 +9,7 @@ import io
 import json
 import pathlib
 import shutil
+import struct
 import sys
 import tempfile
 
@@ -34,6 +35,30 @@ def check_levels(folder):
         with h5py.File(trace) as file:
             held = {name for name in ("q", "k", "v", "lse", "rows") if name in file["layer/01"] and file["layer/01"][name].size}
         programs.check(held == parts, f"level {level} holds {sorted(held)}, expected {sorted(parts)}")
+
+
+def check_window_and_soft_cap(folder):
+    """A second reader agrees with the rows of a layer with a window and of one without, both soft-capped; under another rule it does not."""
+    window, softcap = 24, 2.0
+    model, trace = folder / "windowed.gguf", folder / "windowed.kvtrace.h5"
+    model.write_bytes(tiny_gguf.model(keys={
+        "llama.attention.sliding_window": tiny_gguf.uint32(window),
+        "llama.attention.sliding_window_pattern": tiny_gguf.bools([True, False]),
+        "llama.attn_logit_softcapping": (tiny_gguf.FLOAT32, struct.pack("<f", softcap))}))
+    programs.expect("kvscope-capture", "--model", model, "--prompt", SENTENCE, "--max-new", 4, "--device", "cpu", "-o", trace)
+    programs.expect("kvscope", "verify", trace)
+    with h5py.File(trace) as file:
+        rules = [(int(layer.attrs["window"]), float(layer.attrs["softcap"])) for layer in file["layer"].values()]
+        programs.check(rules == [(window, softcap), (0, softcap)], f"windows and soft caps {rules}")
+        programs.check(not file["layer/00/rows"][:, 0, :int(file["layer/00/rows_token"][0]) + 1 - window].any(), "weights before the window")
+    for layer in (0, 1):
+        programs.check(read_trace_test.main(str(trace), layer) == 0, f"layer {layer}: recorded and rebuilt rows differ")
+    for layer, name, other in ((0, "window", window + 1), (0, "window", 0), (1, "window", window), (0, "softcap", 0.0), (1, "softcap", 1.1 * softcap)):
+        changed = folder / "changed.kvtrace.h5"
+        shutil.copy(trace, changed)
+        with h5py.File(changed, "r+") as file:
+            file[f"layer/{layer:02d}"].attrs.modify(name, other)
+        programs.check(read_trace_test.main(str(changed), layer) == 1, f"layer {layer}: the h5py reader did not see {name} {other}")
 
 
 def check_info(trace):
@@ -92,6 +117,7 @@ def check_damage_is_seen(trace, folder):
 def main():
     with tempfile.TemporaryDirectory(prefix="kvscope_levels_") as temporary:
         check_levels(pathlib.Path(temporary))
+        check_window_and_soft_cap(pathlib.Path(temporary))
     if not programs.MODEL.exists():
         programs.skip(f"no model at {programs.MODEL}; run traces/fetch_model")
     with tempfile.TemporaryDirectory(prefix="kvscope_capture_") as temporary:

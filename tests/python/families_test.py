@@ -19,6 +19,7 @@ import numpy
 
 import fixture_file
 import programs
+import read_trace_test
 import tiny_models
 
 FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "capture/fixtures/families"
@@ -84,13 +85,15 @@ def check_case(case, folder):
 
 
 def check_decode(case, folder):
-    """Decoded tokens: the recorded weights must follow from q, k and lse under the layer's rule, which is what verify checks."""
-    trace = folder / f"{case.name}_decode.kvtrace.h5"
-    programs.expect("kvscope-capture", "--model", folder / f"{case.name}.gguf", "--device", "cpu", "--kv-dtype", "f32", "--prompt", case.prompt, "--max-new", 4, "-o", trace)
+    """Decoded tokens: the recorded weights must follow from q, k and lse under the layer's rule, which is what verify checks and, apart from it, a reader in h5py."""
+    trace, text = folder / f"{case.name}_decode.kvtrace.h5", folder / f"{case.name}.txt"
+    text.write_text(case.prompt, encoding="utf-8")  # its second half is decoded token by token, whatever the model would say
+    programs.expect("kvscope-capture", "--model", folder / f"{case.name}.gguf", "--device", "cpu", "--kv-dtype", "f32", "--task", "text", "--file", text, "--context", 64, "-o", trace)
     process = programs.run("kvscope", "verify", trace)
     if process.returncode != 0:
         print(process.stdout + process.stderr)
-    return [] if process.returncode == 0 else [f"{case.name}: verify exits {process.returncode}"]
+    read = read_trace_test.main(str(trace))
+    return ([f"{case.name}: verify exits {process.returncode}"] if process.returncode != 0 else []) + ([f"{case.name}: the h5py reader exits {read}"] if read != 0 else [])
 
 
 def check_refused(folder, model):

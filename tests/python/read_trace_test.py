@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""A second reader of the trace format, in some 20 lines of h5py: what is in the file, and do its recorded rows follow from q, k, lse?
+"""A second reader of the trace format, in some 30 lines of h5py: what is in the file, and do its recorded rows follow from q, k, lse?
 
     read_trace_test.py FILE [LAYER]        Debian's python3, python3-h5py and python3-numpy; exit 0 yes, 1 no, 2 nothing to check
 
@@ -18,13 +18,18 @@ def rebuilt_row(layer, head, query):
     kv = numpy.flatnonzero(layer["kv_head"][:] == layer["head"][head] // group)[0]
     row = numpy.flatnonzero(layer["q_token"][:] == query)[0]
     scores = layer["k"][kv, :query + 1].astype("f8") @ layer["q"][head, row].astype("f8") * float(layer.attrs["scale"])
+    softcap, window = float(layer.attrs["softcap"]), int(layer.attrs["window"])
+    if softcap > 0:
+        scores = softcap * numpy.tanh(scores / softcap)
+    if window > 0:
+        scores[:max(0, query + 1 - window)] = -numpy.inf
     return numpy.exp(scores - float(layer["lse"][head, row]))
 
 
 def largest_difference(layer):
     """Largest |rebuilt - recorded| over every head and step of one layer."""
-    if layer.attrs["kind"] not in ("full", b"full") or layer.attrs["softcap"] != 0:
-        print("this reader knows full attention without a soft cap only")
+    if layer.attrs["kind"] not in ("full", b"full", "window", b"window"):
+        print(f"this reader knows layers of kind full and window, found {layer.attrs['kind']}")
         raise SystemExit(2)
     return max(numpy.abs(rebuilt_row(layer, head, query) - layer["rows"][head, step, :query + 1]).max()
                for step, query in enumerate(layer["rows_token"][:]) for head in range(layer["rows"].shape[0]))

@@ -5,6 +5,7 @@
 
 `keys` and `tensors` replace entries, so that a test can ask for exactly one mistake. A key is (value type, packed value), a tensor
 (shape, type number, data); None leaves the entry out. Vocabulary and chat tokens are those of tests/support/capture_tiny_gguf.cpp.
+    tiny_gguf.parts(keys={...}) -> [bytes, bytes]       the same model split in two: PREFIX-00001-of-00002.gguf, PREFIX-00002-of-00002.gguf
 """
 import struct
 
@@ -30,6 +31,10 @@ def uint32(value):
 
 def array(item_type, items):
     return ARRAY, struct.pack("<IQ", item_type, len(items)) + b"".join(items)
+
+
+def bools(values):
+    return array(BOOL, [bytes([value]) for value in values])
 
 
 def byte_characters():
@@ -98,3 +103,14 @@ def model(context=4096, keys=(), tensors=(), version=3, num_tensors=None, num_ke
         header += packed(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, len(data))
         data += values + bytes(-len(values) % 32)
     return header + bytes(-len(header) % 32) + data
+
+
+def parts(keys=()):
+    names = list(default_tensors())
+    half = len(names) // 2
+    files = []
+    for number, own in enumerate((names[:half], names[half:])):
+        split = {"split.no": uint32(number), "split.count": uint32(2), "split.tensors.count": uint32(len(names))}
+        others = dict(keys) if number == 0 else dict.fromkeys(default_keys(4096))
+        files.append(model(keys={**others, **split}, tensors={name: None for name in names if name not in own}))
+    return files

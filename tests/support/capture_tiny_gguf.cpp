@@ -182,6 +182,12 @@ void GgufBuilder::AddInts(std::string_view key, const std::vector<int32_t>& valu
   AddRaw(key, 9, array);
 }
 
+void GgufBuilder::AddBools(std::string_view key, const std::vector<bool>& values) {
+  std::string array = Raw(uint32_t{7}) + Raw(uint64_t{values.size()});
+  for (const bool value : values) array += Raw(value);
+  AddRaw(key, 9, array);
+}
+
 void GgufBuilder::AddTensorAt(std::string_view name, GgufType type, const std::vector<uint64_t>& shape,
                               uint64_t offset) {
   Tensor tensor;

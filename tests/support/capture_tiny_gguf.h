@@ -27,6 +27,7 @@ class GgufBuilder {
   void AddString(std::string_view key, std::string_view value);
   void AddStrings(std::string_view key, const std::vector<std::string>& values);
   void AddInts(std::string_view key, const std::vector<int32_t>& values);
+  void AddBools(std::string_view key, const std::vector<bool>& values);
   void AddRaw(std::string_view key, uint32_t type, std::string_view value);  // any type, any bytes
   void AddTensor(std::string_view name, GgufType type, const std::vector<uint64_t>& shape, std::string data);
   void AddTensorAt(std::string_view name, GgufType type, const std::vector<uint64_t>& shape, uint64_t offset);
