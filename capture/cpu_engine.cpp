@@ -36,6 +36,7 @@ void CpuEngine::Begin(const TraceInfo& info, RunSink* sink, int /*max_tokens*/) 
   info_ = &info;
   sink_ = sink;
   cache_ = std::make_unique<FullCache>(config(), kv_dtype_);
+  if (sink && sink->wants_rows()) cache_->KeepScores();
   layer_index_.assign(config().num_layers, -1);
   for (size_t i = 0; i < info.layers.size(); ++i) layer_index_[info.layers[i].layer] = static_cast<int>(i);
   columns_.clear();
@@ -46,7 +47,7 @@ void CpuEngine::Begin(const TraceInfo& info, RunSink* sink, int /*max_tokens*/) 
 void CpuEngine::Run(std::span<const int> ids, bool is_step) {
   first_token_ = cache_->num_tokens();
   LayerObserver observer;
-  if (sink_) observer = [&](int layer, LayerChunk& chunk, const float* q) { Record(layer, chunk, q, is_step); };
+  if (sink_) observer = [&](int layer, LayerChunk& chunk) { Record(layer, chunk, is_step); };
   const DecoderInput input{cache_.get(), ids, observer};
   hidden_ = decoder_.Run({&input, 1});
 }
@@ -97,14 +98,14 @@ void CpuEngine::SendColumns() {
     sink_->SetColumnStatistics(static_cast<int>(i), columns_[i].statistics());
 }
 
-void CpuEngine::Record(int layer, LayerChunk& chunk, const float* q, bool is_step) {
+void CpuEngine::Record(int layer, LayerChunk& chunk, bool is_step) {
   const int index = layer_index_[layer];
   if (index < 0) return;
   const LayerInfo& info = info_->layers[index];
   if (is_step && sink_->wants_rows()) {
     const size_t tokens = static_cast<size_t>(first_token_) + 1;
     std::vector<Half> weights(info.num_heads * tokens);
-    cache_->WeightRows(layer, q, chunk.lse.data(), weights);
+    cache_->WeightRows(layer, chunk.lse.data(), weights);
     sink_->AppendRows(index, first_token_, SelectHeads(std::move(weights), info));
   }
   if (!columns_.empty()) columns_[index].Add(chunk, first_token_, *cache_);

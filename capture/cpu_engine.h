@@ -27,7 +27,7 @@ class CpuEngine final : public Engine {
   void SendColumns() override;
 
  private:
-  void Record(int layer, LayerChunk& chunk, const float* q, bool is_step);
+  void Record(int layer, LayerChunk& chunk, bool is_step);
   std::span<const float> HiddenOf(int first, int rows) const;
 
   Decoder decoder_;

@@ -143,7 +143,7 @@ void Decoder::Attend(int layer, std::vector<Chunk>& chunks) {
     chunk.input->cache->Append(layer, chunk.layer_chunk);
     chunk.input->cache->Attend({layer, chunk.num_tokens, chunk.q.data(), &attended_[chunk.first_row * q_width], q_width,
                                 chunk.layer_chunk.lse.data()});
-    if (chunk.input->observer) chunk.input->observer(layer, chunk.layer_chunk, chunk.q.data());
+    if (chunk.input->observer) chunk.input->observer(layer, chunk.layer_chunk);
   };
   if (chunks.size() == 1) {
     attend(chunks[0]);

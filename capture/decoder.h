@@ -15,7 +15,7 @@
 namespace kvscope {
 
 // Receives what attention saw of one sequence and layer, after its Attend. May take the chunk.
-using LayerObserver = std::function<void(int layer, LayerChunk& chunk, const float* q)>;
+using LayerObserver = std::function<void(int layer, LayerChunk& chunk)>;
 
 // Sees the residual stream of one sequence after a layer: [token, hidden] of the chunk.
 using ResidualObserver = std::function<void(int layer, std::span<const float> residual)>;

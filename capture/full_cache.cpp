@@ -47,6 +47,8 @@ void FullCache::Attend(const AttendProblem& problem) {
   const int group = num_heads_ / num_kv_heads_;
   const int blocks = (problem.num_queries + kQueryBlock - 1) / kQueryBlock;
   const int first_query = layer.num_tokens - problem.num_queries;
+  const bool keeps_scores = keeps_scores_ && problem.num_queries == 1;
+  scores_.resize(keeps_scores ? static_cast<size_t>(num_heads_) * layer.num_tokens : 0);
   // The last blocks see the most tokens: they go first, so that threads finish together.
   tbb::parallel_for(
       0, blocks * num_kv_heads_,
@@ -70,6 +72,10 @@ void FullCache::Attend(const AttendProblem& problem) {
         p.out = problem.out + kv_head * group * head_dim_ + begin * p.out_row_stride;
         p.lse_head_stride = problem.num_queries;
         p.lse = problem.lse + static_cast<int64_t>(kv_head) * group * problem.num_queries + begin;
+        if (keeps_scores) {
+          p.scores = &scores_[static_cast<size_t>(kv_head) * group * layer.num_tokens];
+          p.scores_head_stride = layer.num_tokens;
+        }
         cpu_fast::Attend(p);
       },
       tbb::simple_partitioner{});
@@ -84,30 +90,16 @@ double FullCache::Bytes() const {
   return entries * num_kv_heads_ * 2 * head_dim_ * static_cast<double>(ElementBytes(dtype_));
 }
 
-void FullCache::WeightRows(int layer_index, const float* q, const float* lse, std::span<Half> weights) const {
-  const Layer& layer = layers_[layer_index];
-  const int tokens = layer.num_tokens, group = num_heads_ / num_kv_heads_;
-  const int first_seen = rules_[layer_index].FirstSeen(tokens - 1);
+void FullCache::WeightRows(int layer_index, const float* lse, std::span<Half> weights) {
+  const int tokens = layers_[layer_index].num_tokens;
   KVSCOPE_CHECK_EQ(weights.size(), static_cast<size_t>(num_heads_) * tokens);
-  tbb::parallel_for(0, num_kv_heads_, [&](int kv_head) {
-    for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      std::fill_n(weights.begin() + int64_t{head} * tokens, first_seen, Half{});
-    }
-    std::vector<float> panels(PanelFloats(kTileTokens, head_dim_)), scores(static_cast<size_t>(group) * kTileTokens);
-    for (int tile = first_seen / kTileTokens * kTileTokens; tile < tokens; tile += kTileTokens) {
-      const int count = std::min(kTileTokens, tokens - tile);
-      PackKeyPanels(layer.k[kv_head].At(static_cast<size_t>(tile) * head_dim_), dtype_, count, head_dim_,
-                    panels.data());
-      ScoreTile(q + static_cast<int64_t>(kv_head) * group * head_dim_, head_dim_, group, panels.data(), count,
-                head_dim_, rules_[layer_index], scores.data(), kTileTokens);
-      for (int row = 0; row < group; ++row) {
-        const int head = kv_head * group + row;
-        const std::span<float> tile_weights(&scores[static_cast<size_t>(row) * kTileTokens], count);
-        WeightsFromScores(tile_weights, tile, tokens - 1, rules_[layer_index], lse[head]);
-        HalvesFromFloats(tile_weights, weights.subspan(static_cast<size_t>(head) * tokens + tile, count));
-      }
-    }
+  KVSCOPE_CHECK_EQ(scores_.size(), weights.size());
+  tbb::parallel_for(0, num_heads_, [&](int head) {
+    const std::span<float> row(&scores_[static_cast<size_t>(head) * tokens], tokens);
+    WeightsFromScores(row, 0, tokens - 1, rules_[layer_index], lse[head]);
+    HalvesFromFloats(row, weights.subspan(static_cast<size_t>(head) * tokens, tokens));
   });
+  scores_.clear();
 }
 
 }  // namespace kvscope

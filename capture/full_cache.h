@@ -21,9 +21,12 @@ class FullCache final : public KvCache {
   double Bytes() const override;
   std::unique_ptr<KvCache> Fork() const override { return std::make_unique<FullCache>(*this); }
 
-  // weights[head, token] = exp(score - lse) of the newest token's query over tokens 0 .. num_tokens-1, 0 outside the
-  // layer's window, as f16: what a trace records. q [heads, head_dim]; lse [heads]; weights [heads, num_tokens].
-  void WeightRows(int layer, const float* q, const float* lse, std::span<Half> weights) const;
+  // From here on Attend keeps the scores of a single query, for WeightRows.
+  void KeepScores() { keeps_scores_ = true; }
+  // Of the single query that Attend answered last, in this layer: weights[head, token] = exp(score - lse) over tokens
+  // 0 .. num_tokens-1, 0 outside the window, as f16: what a trace records. lse [heads]; weights [heads, num_tokens].
+  // Uses its scores up.
+  void WeightRows(int layer, const float* lse, std::span<Half> weights);
 
   // [layer's tokens, head_dim]; until the next Append.
   const void* Keys(int layer, int kv_head) const { return layers_[layer].k[kv_head].data(); }
@@ -38,6 +41,8 @@ class FullCache final : public KvCache {
   DType dtype_;
   int num_tokens_ = 0;
   std::vector<Layer> layers_;
+  bool keeps_scores_ = false;
+  std::vector<float> scores_;  // [heads, the layer's tokens]
 };
 
 }  // namespace kvscope

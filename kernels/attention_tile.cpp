@@ -29,6 +29,10 @@ void Attend(const CausalAttention& p) {
           score += q[dim] * ElementOf(p.k, p.dtype, static_cast<int64_t>(token) * p.head_dim_k + dim);
         }
         weights[token] = p.rule.Score(score);
+        if (p.scores) {
+          p.scores[head * p.scores_head_stride + query * p.scores_row_stride + token] =
+              static_cast<float>(weights[token]);
+        }
         max = std::max(max, weights[token]);
       }
       double sum = 0;

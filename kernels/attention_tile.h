@@ -52,6 +52,8 @@ void WeightsFromScores(std::span<float> scores, int begin, int query_token, cons
 // q    [group, num_queries, head_dim_k], f32, already rounded to the cache dtype
 // k, v [tokens, head_dim], dtype, contiguous
 // out  [group, num_queries, head_dim_v] f32;  lse [group, num_queries]
+// scores [group, num_queries, tokens], or null: scaled and soft-capped; of tokens that a query does not see they mean
+//      nothing, or are not written
 struct CausalAttention {
   const float* q = nullptr;
   int64_t q_head_stride = 0, q_row_stride = 0;
@@ -64,6 +66,8 @@ struct CausalAttention {
   int64_t out_head_stride = 0, out_row_stride = 0;
   float* lse = nullptr;
   int64_t lse_head_stride = 0;
+  float* scores = nullptr;
+  int64_t scores_head_stride = 0, scores_row_stride = 0;
 };
 namespace cpu {
 void Attend(const CausalAttention& problem);  // plain, double accumulation: the specification

@@ -111,6 +111,11 @@ void AttendBlock(const CausalAttention& p, int query_begin, int query_end, KeyVa
     ScoreTile(s.q.data(), p.head_dim_k, rows, s.panels.data(), count, p.head_dim_k, p.rule, s.scores.data(),
               kTileTokens);
     tiles.SawScores(query_begin, queries, begin, count, s.scores.data());
+    for (int row = 0; p.scores && row < rows; ++row) {
+      float* const kept =
+          p.scores + row / queries * p.scores_head_stride + (query_begin + row % queries) * p.scores_row_stride;
+      std::copy_n(&s.scores[int64_t{row} * kTileTokens], count, kept + begin);
+    }
     const int padded = (count + kPanelTokens - 1) / kPanelTokens * kPanelTokens;
     for (int row = 0; row < rows; ++row) {
       const int token = p.first_query + query_begin + row % queries;

@@ -187,10 +187,46 @@ inline Floats Exp(Floats x) {
   return {Exp8(x.a), Exp8(x.b)};
 }
 inline Floats KeepFirst(Floats x, int count, float fill) {
-  alignas(32) float lanes[16];
-  Store(lanes, x);
-  for (int lane = count < 0 ? 0 : count; lane < 16; ++lane) lanes[lane] = fill;
-  return Load(lanes);
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), bound = _mm256_set1_epi32(count);
+  const __m256 fills = _mm256_set1_ps(fill);
+  const auto keep = [&](__m256 half, __m256i first) {
+    return _mm256_blendv_ps(fills, half, _mm256_castsi256_ps(_mm256_cmpgt_epi32(bound, first)));
+  };
+  return {keep(x.a, lanes), keep(x.b, _mm256_add_epi32(lanes, _mm256_set1_epi32(8)))};
+}
+// rows[i] lane j <-> rows[j] lane i, of 8.
+inline void Transpose8(__m256 rows[8]) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  // b[4 * i + j]: lanes 4 * q + r hold rows 4 * i + r, column 4 * q + j.
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+    b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+  }
+  for (int j = 0; j < 4; ++j) {
+    rows[j] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x20);
+    rows[j + 4] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x31);
+  }
+}
+// rows[i] lane j <-> rows[j] lane i.
+inline void Transpose(Floats rows[16]) {
+  __m256 quarter[8];
+  for (int i = 0; i < 8; ++i) quarter[i] = rows[i].a;
+  Transpose8(quarter);
+  for (int i = 0; i < 8; ++i) rows[i].a = quarter[i];
+  for (int i = 0; i < 8; ++i) quarter[i] = rows[i + 8].b;
+  Transpose8(quarter);
+  for (int i = 0; i < 8; ++i) rows[i + 8].b = quarter[i];
+  __m256 other[8];
+  for (int i = 0; i < 8; ++i) quarter[i] = rows[i].b, other[i] = rows[i + 8].a;
+  Transpose8(quarter);
+  Transpose8(other);
+  for (int i = 0; i < 8; ++i) rows[i].b = other[i], rows[i + 8].a = quarter[i];
 }
 inline Floats FromUnsignedBytes(__m128i bytes) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
@@ -279,7 +315,7 @@ inline Floats FromBits(const Words& words) {
 }
 #endif
 
-#if !(defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__))
+#ifdef KVSCOPE_SIMD_PLAIN
 // rows[i] lane j <-> rows[j] lane i.
 inline void Transpose(Floats rows[16]) {
   float columns[kLanes][kLanes];

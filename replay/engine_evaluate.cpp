@@ -28,35 +28,6 @@ void AppendFloats(const Buffer& rows, int64_t first, int64_t count, std::vector<
   ReadFloats(rows, static_cast<size_t>(first), {floats.data() + size, static_cast<size_t>(count)});
 }
 
-// K and V of the trace; keeps the raw scores of a block of queries.
-class TraceTiles final : public KeyValueTiles {
- public:
-  TraceTiles(const Buffer& k, const Buffer& v, const ModelShape& shape, int block, int64_t stride, float* scores)
-      : k_(k), v_(v), shape_(shape), block_(block), stride_(stride), scores_(scores) {}
-  const float* Read(int begin, int count, float* panels, float* scratch) override {
-    PackKeyPanels(k_.At(size_t(begin) * shape_.head_dim_k), k_.dtype(), count, shape_.head_dim_k, panels);
-    const size_t first = size_t(begin) * shape_.head_dim_v, size = size_t(count) * shape_.head_dim_v;
-    if (v_.dtype() == DType::kF32) return v_.floats().data() + first;
-    FloatsFromHalves(v_.halves().subspan(first, size), {scratch, size});
-    return scratch;
-  }
-  void SawScores(int first_query, int num_queries, int begin, int count, float* scores) override {
-    for (int head = 0; head < shape_.HeadsPerKvHead(); ++head) {
-      for (int query = 0; query < num_queries; ++query) {
-        const float* row = scores + (int64_t{head} * num_queries + query) * kTileTokens;
-        std::copy_n(row, count, scores_ + (int64_t{head} * block_ + first_query + query) * stride_ + begin);
-      }
-    }
-  }
-
- private:
-  const Buffer &k_, &v_;
-  const ModelShape& shape_;
-  int block_;
-  int64_t stride_;
-  float* scores_;  // [group, block, stride]
-};
-
 // One plan's cache of the layer and what the next query can see of it.
 struct PlanState {
   std::unique_ptr<LayerCache> cache;
@@ -278,8 +249,6 @@ void LayerEvaluation::AttendFully() {
   full->top.resize(num_rows);
   for (int kv_head = 0; kv_head < shape_.num_kv_heads; ++kv_head) {
     const int64_t first_head = int64_t{kv_head} * group_;
-    TraceTiles tiles(trace_k_[kv_head], trace_v_[kv_head], shape_, block_, stride_,
-                     &full->weights[first_head * block_ * stride_]);
     CausalAttention problem;
     problem.q = &q_[(first_head * num_queries_ + begin_) * shape_.head_dim_k];
     problem.q_head_stride = int64_t{num_queries_} * shape_.head_dim_k, problem.q_row_stride = shape_.head_dim_k;
@@ -287,7 +256,11 @@ void LayerEvaluation::AttendFully() {
     problem.head_dim_k = shape_.head_dim_k, problem.head_dim_v = dim_v, problem.rule = rule_;
     problem.out = &full->out[first_head * block_ * dim_v];
     problem.out_head_stride = int64_t{block_} * dim_v, problem.out_row_stride = dim_v;
-    cpu_fast::Attend(problem, tiles);
+    problem.k = trace_k_[kv_head].data(), problem.v = trace_v_[kv_head].data();
+    problem.dtype = trace_k_[kv_head].dtype();
+    problem.scores = &full->weights[first_head * block_ * stride_];
+    problem.scores_head_stride = block_ * stride_, problem.scores_row_stride = stride_;
+    cpu_fast::Attend(problem);
   }
   for (int head = 0; head < num_heads; ++head) {
     for (int query = begin_; query < begin_ + block_; ++query) {

@@ -140,7 +140,7 @@ class LivePrompt {
     const auto begin = Clock::now();
     trace_.AppendTokens(TokensFromIds(&tokenizer_, std::span(prompt_.ids).first(decision_token_), 0));
     int next_token = 0;
-    const LayerObserver record = [&](int layer, LayerChunk& chunk, const float*) {
+    const LayerObserver record = [&](int layer, LayerChunk& chunk) {
       trace_.AppendChunk(layer, next_token, std::move(chunk));
     };
     const HiddenObserver advance = [&](int first_token, std::span<const float> hidden) {

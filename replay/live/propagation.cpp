@@ -87,7 +87,7 @@ PropagatedPrefill RunPropagated(Decoder& decoder, const TraceSource& whole, cons
   result.trace = std::make_unique<PropagatedTrace>(whole, propagation);
   FullCache cache(c, whole.info().model.kv_dtype);
   size_t begin = 0;
-  const LayerObserver record = [&](int layer, LayerChunk& chunk, const float*) {
+  const LayerObserver record = [&](int layer, LayerChunk& chunk) {
     result.trace->AppendChunk(layer, static_cast<int>(begin), std::move(chunk));
   };
   result.logits.resize(c.vocab);

@@ -29,7 +29,7 @@ class Prefilled {
         full_(decoder.model().config, DType::kF16) {
     trace.AppendTokens(TokensFromIds(&tokenizer, prompt_.ids, 0));
     int first_token = 0;
-    const LayerObserver record = [&](int layer, LayerChunk& chunk, const float*) {
+    const LayerObserver record = [&](int layer, LayerChunk& chunk) {
       trace.AppendChunk(layer, first_token, std::move(chunk));
     };
     Prefill(decoder_, full_, prompt_.ids, context, 512, trace.info().segments, record,

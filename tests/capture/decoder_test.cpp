@@ -207,7 +207,7 @@ FromLayerOne RunFromLayerOne(const Model& model, const std::vector<float>& resid
     std::vector<float> rows;
     for (size_t i = begin; i < end; ++i)
       rows.insert(rows.end(), residual.begin() + tokens[i] * width, residual.begin() + (tokens[i] + 1) * width);
-    const LayerObserver observer = [&](int layer, LayerChunk& chunk, const float*) {
+    const LayerObserver observer = [&](int layer, LayerChunk& chunk) {
       for (const Half value : chunk.k.halves()) result.key[layer].push_back(value.bits);
     };
     const DecoderInput input{&cache, {},   begin == 0 ? LayerObserver{} : observer,

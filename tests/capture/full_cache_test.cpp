@@ -76,6 +76,7 @@ TEST_P(FullCacheRules, BillsNoEntryOutsideTheWindow) {
 
 TEST_P(FullCacheRules, RecordedRowsAreTheWeightsThatTheOutputWasMadeOf) {
   FullCache cache(config_, GetParam());
+  cache.KeepScores();
   for (const int tokens : {5, 290, 1, 400}) {
     Append(cache, tokens);
     for (int layer = 0; layer < 2; ++layer) {
@@ -89,7 +90,7 @@ TEST_P(FullCacheRules, RecordedRowsAreTheWeightsThatTheOutputWasMadeOf) {
                     .out_stride = kHeads * kDim,
                     .lse = lse.data()});
       std::vector<Half> weights(static_cast<size_t>(kHeads) * cache.num_tokens(), HalfFromFloat(7));
-      cache.WeightRows(layer, q.data(), lse.data(), weights);
+      cache.WeightRows(layer, lse.data(), weights);
       const int first_seen = rule.FirstSeen(cache.num_tokens() - 1);
       EXPECT_EQ(first_seen, layer == 1 ? std::max(0, cache.num_tokens() - kWindow) : 0);
       for (int head = 0; head < kHeads; ++head) {

@@ -75,8 +75,7 @@ std::vector<FidelityErrors> CompareLayers(const Model& model, DeviceEngine& engi
   std::vector<LayerChunk> expected(c.num_layers);
   FullCache cache(c, DType::kF16);
   Decoder decoder(model);
-  DecoderInput input{&cache, ids,
-                     [&](int layer, LayerChunk& chunk, const float*) { expected[layer] = std::move(chunk); }};
+  DecoderInput input{&cache, ids, [&](int layer, LayerChunk& chunk) { expected[layer] = std::move(chunk); }};
   input.residual_observer = [&](int, std::span<const float> residual) {
     residuals.emplace_back(residual.begin(), residual.end());
   };
