@@ -148,19 +148,13 @@ void Run(const RunFlags& flags, const std::string& command) {
       }
     }
   }
-  const auto is_refused = [](const Results::Row& row) { return row.figures.Has("refused_reason"); };
-  const auto refused = std::count_if(results.rows.begin(), results.rows.end(), is_refused);
-  const auto first = std::find_if(results.rows.begin(), results.rows.end(), is_refused);
   if (!any_replayable) {
-    throw Error(StrCat(paths[0], ": nothing can be replayed: ", first->figures.Text("refused_reason")));
+    throw Error(StrCat(paths[0], ": nothing can be replayed: ", results.rows.at(0).figures.Text("refused_reason")));
   }
   WriteAll(results, flags.output, flags.csv);
   if (flags.csv != "-") std::fputs(SummaryTable(results).c_str(), stdout);
-  if (refused > 0) {
-    std::fprintf(stderr, "kvscope-replay: %zu of %zu rows were refused, the first: %s: %s\n",
-                 static_cast<size_t>(refused), results.rows.size(), first->figures.Text("policy").c_str(),
-                 first->figures.Text("refused_reason").c_str());
-  }
+  if (const std::string refusal = RefusalText(results); !refusal.empty())
+    std::fprintf(stderr, "kvscope-replay: %s\n", refusal.c_str());
 }
 
 void AddRun(CLI::App& app, const std::string& command) {

@@ -127,4 +127,13 @@ std::string FidelityTable(const Fidelity& fidelity) {
   return text;
 }
 
+std::string RefusalText(const Results& results) {
+  const auto is_refused = [](const Results::Row& row) { return row.figures.Has("refused_reason"); };
+  const auto first = std::ranges::find_if(results.rows, is_refused);
+  if (first == results.rows.end()) return "";
+  return StrCat(std::ranges::count_if(results.rows, is_refused), " of ", results.rows.size(),
+                " rows were refused, the first: ", first->figures.Text("policy"), ": ",
+                first->figures.Text("refused_reason"));
+}
+
 }  // namespace kvscope

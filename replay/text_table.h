@@ -16,4 +16,7 @@ std::string AlignedTable(const std::vector<std::vector<std::string>>& rows, size
 // KV bytes. Replay and live rows of one policy share a line; an accuracy with n < 5 shows as a count only.
 std::string SummaryTable(const Results& results);
 
+// "2 of 18 rows were refused, the first: fastkv: ...", or empty.
+std::string RefusalText(const Results& results);
+
 }  // namespace kvscope

@@ -92,6 +92,8 @@ void Run(const Flags& flags, const std::string& command) {
   WriteResults(flags.output, results);
   if (!flags.csv.empty()) WriteCsv(flags.csv, results);
   if (flags.csv != "-") std::fputs(SummaryTable(results).c_str(), stdout);
+  if (const std::string refusal = RefusalText(results); !refusal.empty())
+    std::fprintf(stderr, "kvscope-replay: %s\n", refusal.c_str());
 }
 
 }  // namespace

@@ -65,9 +65,7 @@ class PropagationTest : public testing::Test {
     FullCache cache(model_->config, DType::kF16);
     const std::vector<float> hidden = Prefill(
         decoder_, cache, prompt_.ids, num_tokens_, 16, info.segments,
-        [&](int layer, LayerChunk& chunk) {
-          whole.trace->AppendChunk(layer, next_token, std::move(chunk));
-        },
+        [&](int layer, LayerChunk& chunk) { whole.trace->AppendChunk(layer, next_token, std::move(chunk)); },
         [&](int first_token, std::span<const float> rows) {
           next_token = first_token + static_cast<int>(rows.size() / model_->config.hidden);
         },

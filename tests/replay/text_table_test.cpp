@@ -47,6 +47,16 @@ TEST(SummaryTable, PutsReplayAndLiveOnOneLine) {
               HasSubstr("tova    25\u00a0%            2/4           –               –            –         –\n"));
 }
 
+TEST(RefusalText, NamesTheFirstOfThoseRefused) {
+  Results results;
+  results.rows.resize(3);
+  EXPECT_EQ(RefusalText(results), "");
+  results.rows[1].figures.Set("policy", "fastkv");
+  results.rows[1].figures.Set("refused_reason", "a window");
+  results.rows[2].figures.Set("refused_reason", "another");
+  EXPECT_EQ(RefusalText(results), "2 of 3 rows were refused, the first: fastkv: a window");
+}
+
 TEST(SummaryTable, LeavesOutWhatNoRunMeasured) {
   Results results;
   results.rows.resize(1);
