@@ -111,7 +111,7 @@ namespace cpu_fast {
 namespace {
 
 // Few rows: expand a block at a time into L1. Many rows: expand the panel once, then sweep the rows.
-constexpr int kFewRows = 2 * panel::kMaxRows;
+constexpr int kFewRows = 24;
 
 void MultiplyFloats(const MatmulProblem& p, int panel_index, std::vector<float>& scratch) {
   const PackedMatrix& w = *p.weights;

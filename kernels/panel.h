@@ -11,46 +11,54 @@
 namespace kvscope::panel {
 
 inline constexpr int kColumns = 32;
-inline constexpr int kMaxRows = 12;  // 24 accumulators of 32 vector registers
+inline constexpr int kMostRows = simd::kMostSums >= 24 ? 12 : 6;  // whose sums stay in registers
 
-// out[row][column] = (accumulate ? out : 0) + sum over d of x[row][d] * panel[d][column]
-template <int kRows>
+// out[row][column] = (accumulate ? out : 0) + sum over d of x[row][d] * panel[d][column], for kHalves * 16 columns.
+template <int kRows, int kHalves>
 inline void Multiply(const float* x, int64_t x_stride, const float* panel, int64_t panel_stride, int depth,
                      bool accumulate, float* out, int64_t out_stride) {
-  simd::Floats low[kRows], high[kRows];
+  simd::Floats sum[kRows][kHalves];
 #pragma GCC unroll 12
   for (int row = 0; row < kRows; ++row) {
-    low[row] = accumulate ? simd::Load(out + row * out_stride) : simd::Zero();
-    high[row] = accumulate ? simd::Load(out + row * out_stride + 16) : simd::Zero();
+#pragma GCC unroll 2
+    for (int half = 0; half < kHalves; ++half)
+      sum[row][half] = accumulate ? simd::Load(out + row * out_stride + half * simd::kLanes) : simd::Zero();
   }
   for (int d = 0; d < depth; ++d) {
-    const simd::Floats panel_low = simd::Load(panel + d * panel_stride);
-    const simd::Floats panel_high = simd::Load(panel + d * panel_stride + 16);
+    simd::Floats columns[kHalves];
+#pragma GCC unroll 2
+    for (int half = 0; half < kHalves; ++half)
+      columns[half] = simd::Load(panel + d * panel_stride + half * simd::kLanes);
 #pragma GCC unroll 12
     for (int row = 0; row < kRows; ++row) {
       const simd::Floats value = simd::Broadcast(x[row * x_stride + d]);
-      low[row] = simd::Fma(value, panel_low, low[row]);
-      high[row] = simd::Fma(value, panel_high, high[row]);
+#pragma GCC unroll 2
+      for (int half = 0; half < kHalves; ++half) sum[row][half] = simd::Fma(value, columns[half], sum[row][half]);
     }
   }
 #pragma GCC unroll 12
   for (int row = 0; row < kRows; ++row) {
-    simd::Store(out + row * out_stride, low[row]);
-    simd::Store(out + row * out_stride + 16, high[row]);
+#pragma GCC unroll 2
+    for (int half = 0; half < kHalves; ++half)
+      simd::Store(out + row * out_stride + half * simd::kLanes, sum[row][half]);
   }
 }
 
-// Any number of rows.
+// Any number of rows. Both halves of the panel at once where the sums of that many rows stay in registers, else one
+// after the other.
 inline void MultiplyRows(const float* x, int64_t x_stride, int rows, const float* panel, int64_t panel_stride,
                          int depth, bool accumulate, float* out, int64_t out_stride) {
   int row = 0;
   const auto step = [&]<int kRows>() {
-    Multiply<kRows>(x + row * x_stride, x_stride, panel, panel_stride, depth, accumulate, out + row * out_stride,
-                    out_stride);
+    constexpr int kHalves = kRows * 2 <= simd::kMostSums ? 2 : 1;
+    for (int column = 0; column < kColumns; column += kHalves * simd::kLanes) {
+      Multiply<kRows, kHalves>(x + row * x_stride, x_stride, panel + column, panel_stride, depth, accumulate,
+                               out + row * out_stride + column, out_stride);
+    }
     row += kRows;
   };
-  while (rows - row >= 12) step.template operator()<12>();
-  if (rows - row >= 8) step.template operator()<8>();
+  while (rows - row >= kMostRows) step.template operator()<kMostRows>();
+  if (kMostRows > 8 && rows - row >= 8) step.template operator()<8>();
   if (rows - row >= 4) step.template operator()<4>();
   switch (rows - row) {
     case 3:

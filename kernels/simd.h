@@ -18,6 +18,7 @@ namespace kvscope::simd {
 inline constexpr int kLanes = 16;
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+inline constexpr int kMostSums = 24;  // Floats in registers, beside what is added to them
 struct Floats {
   __m512 v;
 };
@@ -122,6 +123,7 @@ inline Floats FromBits(Words words) {
   return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(words.v, kShift), _mm512_set1_epi32(kMask)))};
 }
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+inline constexpr int kMostSums = 6;
 struct Floats {
   __m256 a, b;
 };
@@ -247,6 +249,7 @@ inline Floats FromBits(Words words) {
 }
 #else
 #define KVSCOPE_SIMD_PLAIN 1
+inline constexpr int kMostSums = 6;
 struct Floats {
   float v[16];
 };
