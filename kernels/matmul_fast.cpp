@@ -43,30 +43,53 @@ GroupNumbers LoadGroup(const QuantFormat& format, const std::byte* block, int gr
   return numbers;
 }
 
-// Input i of a quad to 32 floats.
-template <int kCodeBits, int kInput>
-void ExpandInput(const GroupNumbers& numbers, simd::Words low, simd::Words high, float* out) {
+// Input i of a quad: the weights of the panel's 32 outputs.
+template <int kCodeBits, int kInput, typename Use>
+void UseInput(const GroupNumbers& numbers, simd::Words low, simd::Words high, Use&& use) {
   constexpr int kMask = (1 << kCodeBits) - 1, kShift = 8 * kInput;
-  simd::Store(out, simd::Fma(numbers.scale[0], simd::FromBits<kShift, kMask>(low), numbers.minimum[0]));
-  simd::Store(
-      out + simd::kLanes,
+  use(simd::Fma(numbers.scale[0], simd::FromBits<kShift, kMask>(low), numbers.minimum[0]),
       simd::Fma(numbers.scale[1], simd::FromBits<kShift + (kCodeBits == 4 ? 4 : 0), kMask>(high), numbers.minimum[1]));
 }
 
-template <int kCodeBits>
-void ExpandBlock(const QuantFormat& format, const std::byte* block, const std::byte* codes, float* out) {
+// use(outputs 0 to 15, outputs 16 to 31) for each input of a block, in order.
+template <int kCodeBits, typename Use>
+void UseBlock(const QuantFormat& format, const std::byte* block, const std::byte* codes, Use&& use) {
   for (int group = 0; group < kBlockInputs / format.group; ++group) {
     const GroupNumbers numbers = LoadGroup(format, block, group);
-    for (int input = 0; input < format.group; input += kQuad, out += kQuad * kPanelOutputs) {
+    for (int input = 0; input < format.group; input += kQuad) {
       const simd::Words low = simd::LoadWords(codes);
       const simd::Words high = kCodeBits == 4 ? low : simd::LoadWords(codes + simd::kLanes * kQuad);
       codes += kQuad * kPanelOutputs * kCodeBits / 8;
-      ExpandInput<kCodeBits, 0>(numbers, low, high, out);
-      ExpandInput<kCodeBits, 1>(numbers, low, high, out + kPanelOutputs);
-      ExpandInput<kCodeBits, 2>(numbers, low, high, out + 2 * kPanelOutputs);
-      ExpandInput<kCodeBits, 3>(numbers, low, high, out + 3 * kPanelOutputs);
+      UseInput<kCodeBits, 0>(numbers, low, high, use);
+      UseInput<kCodeBits, 1>(numbers, low, high, use);
+      UseInput<kCodeBits, 2>(numbers, low, high, use);
+      UseInput<kCodeBits, 3>(numbers, low, high, use);
     }
   }
+}
+
+template <typename Use>
+void UseBlock(const PackedMatrix& w, const std::byte* block, Use&& use) {
+  if (w.format().code_bits == 4) {
+    UseBlock<4>(w.format(), block, block + w.codes_offset(), use);
+  } else {
+    UseBlock<8>(w.format(), block, block + w.codes_offset(), use);
+  }
+}
+
+// One row times a panel of quantised weights, which never leave the registers: the same chain of fused multiply-adds
+// over the inputs as panel::Multiply's, so the same bits.
+void MultiplyRow(const PackedMatrix& w, int panel, const float* x, float* out) {
+  simd::Floats low = simd::Zero(), high = simd::Zero();
+  for (int block = 0; block < w.blocks(); ++block) {
+    UseBlock(w, w.Block(panel, block), [&](simd::Floats first, simd::Floats second) {
+      const simd::Floats value = simd::Broadcast(*x++);
+      low = simd::Fma(value, first, low);
+      high = simd::Fma(value, second, high);
+    });
+  }
+  simd::Store(out, low);
+  simd::Store(out + simd::kLanes, high);
 }
 
 const int8::InstructionSet& BestInstructionSet() {
@@ -94,11 +117,11 @@ void PackedMatrix::Expand(int panel, int begin, int end, float* out) const {
         for (int i = 0; i < count; ++i) out[i] = FloatFromBf16(reinterpret_cast<const uint16_t*>(block)[i]);
         break;
       case WeightKind::kQuantised:
-        if (format_.code_bits == 4) {
-          ExpandBlock<4>(format_, block, block + codes_offset_, out);
-        } else {
-          ExpandBlock<8>(format_, block, block + codes_offset_, out);
-        }
+        UseBlock(*this, block, [expanded = out](simd::Floats first, simd::Floats second) mutable {
+          simd::Store(expanded, first);
+          simd::Store(expanded + simd::kLanes, second);
+          expanded += kPanelOutputs;
+        });
     }
   }
 }
@@ -123,7 +146,9 @@ void MultiplyFloats(const MatmulProblem& p, int panel_index, std::vector<float>&
   float* out = is_direct ? p.out + panel_index * kPanelOutputs
                          : scratch.data() + static_cast<int64_t>(depth_step) * kPanelOutputs;
   const int64_t out_stride = is_direct ? p.out_stride : kPanelOutputs;
-  for (int begin = 0; begin < w.inputs(); begin += depth_step) {
+  const bool is_one_row = p.rows == 1 && w.kind() == WeightKind::kQuantised;
+  if (is_one_row) MultiplyRow(w, panel_index, p.x, out);
+  for (int begin = 0; begin < w.inputs() && !is_one_row; begin += depth_step) {
     const int end = std::min(begin + depth_step, w.inputs());
     w.Expand(panel_index, begin, end, scratch.data());
     panel::MultiplyRows(p.x + begin, p.x_stride, p.rows, scratch.data(), kPanelOutputs, end - begin, begin > 0, out,
