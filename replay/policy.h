@@ -102,7 +102,9 @@ inline constexpr float kAbsentPriority = -1;
 // What may stay at a decision in layers that have the same tokens: all, or those of a window. Budgets are shares of
 // what a layer has, and are not moved between layers that have different tokens.
 struct PolicyBudget {
-  int num_tokens = 0;  // that the layers have
+  std::vector<int> layers;  // ascending
+  int first_token = 0;      // those before it have left the window
+  int num_tokens = 0;       // that the layers have
   // Per KV head, when all get the same and each entry is stored as it comes; may be above num_tokens.
   int uniform_entries = 0;
   // What allocators of bits spend: of these layers and their KV heads, state included.
@@ -110,8 +112,6 @@ struct PolicyBudget {
   int num_rows = 0;  // KV heads of these layers
   // Bytes of an entry of one KV head by bits, state included: those of the store's ladder, else 0.
   std::array<double, 33> entry_bytes{};
-  int first_token = 0;      // those before it have left the window
-  std::vector<int> layers;  // ascending
   int next_token() const { return first_token + num_tokens; }
 };
 

@@ -29,7 +29,7 @@ import numpy
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FITTED_SHARE = 0.25
 CHUNK = 512
-STEPS = 48
+STEPS = 128
 
 
 def cpu_secs(pid):
