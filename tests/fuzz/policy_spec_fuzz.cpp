@@ -2,8 +2,10 @@
 // links: kvscope_replay_lib
 // A policy spec is refused with one line that names it, by itself or for a small model's shape and budget, or its
 // policy decides on a small layer within its budget; its canonical parameters parse to themselves.
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <numeric>
 #include <string>
 
 #include "core/error.h"
@@ -52,38 +54,52 @@ class SmallLayer final : public LayerView {
   std::vector<float> values_;
 };
 
-PolicyBudget BudgetOf(const PolicyNeeds& needs, const Store& store) {
+PolicyBudget BudgetOf(const PolicyNeeds& needs, const Store& store, std::vector<int> layers, int first_token) {
   PolicyBudget budget;
-  budget.num_tokens = kTokens, budget.uniform_entries = kEntries;
-  for (int layer = 0; layer < kShape.num_layers; ++layer) budget.layers.push_back(layer);
-  budget.num_rows = kShape.num_layers * kShape.num_kv_heads;
+  budget.first_token = first_token, budget.num_tokens = kTokens - first_token;
+  budget.uniform_entries = std::min(kEntries, budget.num_tokens);
+  budget.num_rows = static_cast<int>(layers.size()) * kShape.num_kv_heads;
+  budget.layers = std::move(layers);
   for (const uint8_t bits : store.ladder()) {
     budget.entry_bytes[bits] =
         store.BytesPerEntry(kShape.head_dim_k, kShape.head_dim_v, bits) + needs.state_bytes_per_entry;
   }
-  budget.bytes = budget.entry_bytes[16] * kEntries * budget.num_rows;
+  budget.bytes = budget.entry_bytes[16] * budget.uniform_entries * budget.num_rows;
   return budget;
 }
 
-void CheckDecision(const PolicySpec& spec, const Guards& guards) {
+// has_window: the last layer sees a quarter of the tokens only.
+void CheckDecision(const PolicySpec& spec, const Guards& guards, bool has_window) {
   const std::unique_ptr<Policy> policy = spec.MakePolicy(guards);
   const PolicyNeeds needs = policy->Needs(kShape);
   for (int layer = 0; layer < kShape.num_layers; ++layer) policy->AfterLayer(SmallLayer(layer));
-  const PolicyBudget budget = BudgetOf(needs, *spec.MakeStore());
-  const Budgets budgets = policy->Allocate(kShape, {&budget, 1});
-  size_t kept = 0;
-  double bytes = 0;
-  for (int layer = 0; layer < kShape.num_layers; ++layer) {
-    for (const HeadPlan& plan : policy->Select(layer, budgets[layer])) {
-      kept += plan.keep.size();
-      for (const uint8_t bits : plan.bits) bytes += budget.entry_bytes[bits];
-      for (size_t i = 0; i < plan.keep.size(); ++i) Require(i == 0 || plan.keep[i - 1] < plan.keep[i]);
-    }
+  std::vector<int> layers(kShape.num_layers);
+  std::iota(layers.begin(), layers.end(), 0);
+  std::vector<PolicyBudget> asked;
+  if (has_window && needs.propagates_after < 0) {
+    asked.push_back(BudgetOf(needs, *spec.MakeStore(), {layers.back()}, kTokens - kTokens / 4));
+    layers.pop_back();
   }
-  if (needs.spends_bits) {
-    Require(bytes <= budget.bytes * (1 + 1e-9));
-  } else if (!needs.fixed_rate && !needs.oracle) {
-    Require(kept <= size_t{kEntries} * kShape.num_layers * kShape.num_kv_heads);
+  asked.push_back(BudgetOf(needs, *spec.MakeStore(), layers, 0));
+  const Budgets budgets = policy->Allocate(kShape, asked);
+  for (const PolicyBudget& budget : asked) {
+    int64_t kept = 0;
+    double bytes = 0;
+    for (const int layer : budget.layers) {
+      for (const HeadPlan& plan : policy->Select(layer, budgets[layer])) {
+        kept += std::ssize(plan.keep);
+        for (const uint8_t bits : plan.bits) bytes += budget.entry_bytes[bits];
+        for (size_t i = 0; i < plan.keep.size(); ++i) {
+          Require(plan.keep[i] >= budget.first_token && plan.keep[i] < kTokens);
+          Require(i == 0 || plan.keep[i - 1] < plan.keep[i]);
+        }
+      }
+    }
+    if (needs.spends_bits) {
+      Require(bytes <= budget.bytes * (1 + 1e-9));
+    } else if (!needs.fixed_rate && !needs.oracle) {
+      Require(kept <= int64_t{budget.uniform_entries} * budget.num_rows);
+    }
   }
 }
 
@@ -105,10 +121,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Require(PolicySpec::Parse(again).parameters == spec.parameters);
   Require(spec.MakeStore()->Make(8, 8)->bytes() == 0);
   for (const Guards& guards : {Guards{}, Guards{.sinks = 4, .recent = 7}}) {
-    try {
-      CheckDecision(spec, guards);
-    } catch (const Error& error) {  // as by a layer that the small model lacks
-      RequireOneLine(error);
+    for (const bool has_window : {false, true}) {
+      try {
+        CheckDecision(spec, guards, has_window);
+      } catch (const Error& error) {  // as by a layer that the small model lacks
+        RequireOneLine(error);
+      }
     }
   }
   return 0;
