@@ -45,6 +45,7 @@ class Decoder {
   void Logits(std::span<const float> hidden, int rows, std::span<float> logits) const;
 
   const Model& model() const { return model_; }
+  Activations activations() const { return activations_; }
 
  private:
   struct Chunk;  // one input's place in the batch

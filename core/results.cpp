@@ -74,6 +74,8 @@ constexpr std::array kColumns = std::to_array<ResultColumn>({
     {"refused_reason", kText, "", "why this policy was not run on this trace; every figure is then empty"},
     {"prefill_bytes_peak", kNumber, "bytes",
      "largest cache before the decision: the full one, or less for a policy that compresses during prefill"},
+    {"engine_flags", kText, "",
+     "how the model ran: instruction set, activations, prefill chunk; in replay that of the trace"},
 });
 
 const ResultColumn* FindColumn(std::string_view name) {

@@ -124,6 +124,7 @@ ResultRow DescribeRow(const TraceInfo& info, const std::string& path, const Plan
   }
   row.Set("seed", static_cast<double>(info.task.seed));
   row.Set("version", KVSCOPE_VERSION);
+  row.Set("engine_flags", info.model.engine_flags);
   return row;
 }
 

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <numeric>
 
+#include "capture/cpu_engine.h"
 #include "capture/full_cache.h"
 #include "capture/run.h"
 #include "core/error.h"
@@ -116,7 +117,7 @@ class LivePrompt {
     run.kv_dtype = options_.kv_dtype;
     run.level = TraceLevel::kQkv;
     run.prefill_chunk = options_.prefill_chunk;
-    return MakeTraceInfo(decoder_.model(), "", prompt_, run);
+    return MakeTraceInfo(decoder_.model().config, CpuEngineInfo(decoder_.activations()), "", prompt_, run);
   }
 
   PlanOptions PlanningOptions() const {

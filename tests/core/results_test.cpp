@@ -41,7 +41,8 @@ TEST(ResultColumns, AreThoseOfTheDesignInItsOrder) {
       "needle_first_lost_step "
       "metric metric_value n ci_low ci_high answer_nll answer_rank answer_prefix perplexity kl top1_agreement "
       "tokens_per_s "
-      "ttft_s process_peak_bytes device_peak_bytes seed version refused_reason prefill_bytes_peak ";
+      "ttft_s process_peak_bytes device_peak_bytes seed version refused_reason prefill_bytes_peak "
+      "engine_flags ";
   std::string found;
   for (const ResultColumn& column : ResultColumns()) found += std::string(column.name) + " ";
   EXPECT_EQ(found, expected);

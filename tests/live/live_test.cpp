@@ -239,6 +239,15 @@ TEST_F(Live, ChunkedPrefillWithRoomForAllIsTheFullCache) {
   EXPECT_EQ(Run({request})[0].figures.Number("kl"), 0.0);
 }
 
+TEST_F(Live, SaysHowTheModelRan) {
+  EXPECT_EQ(Run({Request("full", 1.0)})[0].figures.Text("engine_flags").find("int8"), std::string::npos);
+  Decoder rounded(*model_, Activations::kInt8);
+  LiveOptions options;
+  options.measures_speed = false;
+  const std::vector<Results::Row> rows = RunLive(rounded, tokenizer_, prompt_, {Request("full", 1.0)}, options);
+  EXPECT_NE(rows[0].figures.Text("engine_flags").find("activations=int8"), std::string::npos);
+}
+
 TEST_F(Live, RefusesAnOracleThatOnlyATraceCanServe) {
   EXPECT_NE(Run({Request("adkvc:oracle=relevance", 0.4)})[0].figures.Text("refused_reason"), "");
 }
