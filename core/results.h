@@ -49,8 +49,8 @@ struct NamedArray {
   std::vector<float> values;
 };
 
-// Arrays that replay and live put behind a row, by name (absent where not measured). Those of the needle are NaN where
-// the layer's window has left it, and count the part of it that the window holds:
+// Arrays that replay and live put behind a row, by name (absent where not measured). needle_retention, needle_bits
+// and needle_rank count the part of the needle that the layer's window holds, and are NaN where it has left it:
 //   needle_retention [layer, kv_head]   share of needle tokens kept; replay: mean over answer queries
 //   needle_bits      [layer, kv_head]   mean bits of the needle's entries right after the decision, dropped ones 0
 //   needle_rank      [layer, kv_head, needle token]  how many tokens the policy ranked before it at the decision

@@ -58,7 +58,9 @@ inline void MultiplyRows(const float* x, int64_t x_stride, int rows, const float
     row += kRows;
   };
   while (rows - row >= kMostRows) step.template operator()<kMostRows>();
-  if (kMostRows > 8 && rows - row >= 8) step.template operator()<8>();
+  if constexpr (kMostRows > 8) {
+    if (rows - row >= 8) step.template operator()<8>();
+  }
   if (rows - row >= 4) step.template operator()<4>();
   switch (rows - row) {
     case 3:

@@ -89,7 +89,7 @@ inline void Transpose(Floats rows[16]) {
     a[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
     a[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
   }
-  // b[4 * i + j]: lanes 4 * q + r hold rows 4 * i + r, column 4 * q + j.
+  // b[i + j], i a multiple of 4: lanes 4 * q + r hold rows i + r, column 4 * q + j.
   for (int i = 0; i < 16; i += 4) {
     b[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a[i]), _mm512_castps_pd(a[i + 2])));
     b[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a[i]), _mm512_castps_pd(a[i + 2])));
@@ -203,7 +203,7 @@ inline void Transpose8(__m256 rows[8]) {
     a[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
     a[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
   }
-  // b[4 * i + j]: lanes 4 * q + r hold rows 4 * i + r, column 4 * q + j.
+  // b[i + j], i a multiple of 4: lanes 4 * q + r hold rows i + r, column 4 * q + j.
   for (int i = 0; i < 8; i += 4) {
     b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
     b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);

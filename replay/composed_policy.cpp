@@ -254,9 +254,16 @@ Budgets ComposedPolicy::AllocateEntries(const PolicyBudget& budget, const std::v
   return budgets;
 }
 
+// A cache that returns to its budget has to hold all that guards will ever hold, however short the prompt is.
+int64_t ComposedPolicy::NumGuarded(const PolicyBudget& budget) const {
+  const Guards& guards = settings_.guards;
+  const bool grows_past = WatchesSteps() && !needs_.fixed_rate && budget.first_token == 0;
+  return grows_past ? int64_t{guards.sinks} + guards.recent : guards.NumHeld(budget.first_token, budget.next_token());
+}
+
 void ComposedPolicy::CheckGuards(const Budgets& budgets, const PolicyBudget& asked) const {
   const Guards& guards = settings_.guards;
-  const int64_t guarded = guards.NumHeld(asked.first_token, asked.next_token());
+  const int64_t guarded = NumGuarded(asked);
   for (const std::vector<int>& layer : budgets) {
     for (int budget : layer) {
       if (guarded <= budget) continue;
@@ -269,7 +276,7 @@ void ComposedPolicy::CheckGuards(const Budgets& budgets, const PolicyBudget& ask
 
 void ComposedPolicy::CheckGuardBytes(const PolicyBudget& budget) const {
   const Guards& guards = settings_.guards;
-  const int64_t guarded = guards.NumHeld(budget.first_token, budget.next_token());
+  const int64_t guarded = NumGuarded(budget);
   const double bytes = static_cast<double>(guarded * budget.num_rows) * budget.entry_bytes[parts_.store->ladder()[0]];
   if (guarded == 0 || bytes <= budget.bytes) return;
   throw Error(StrCat(name_, ": guards sinks=", guards.sinks, ",recent=", guards.recent, " hold ", guarded,

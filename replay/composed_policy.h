@@ -60,6 +60,7 @@ class ComposedPolicy final : public Policy {
   const PolicyBudget& BudgetOf(int layer_index) const { return budgets_.at(layers_.at(layer_index).budget_index); }
   // [layer of the budget][kv_head][token that it has]
   std::vector<PerSlot> PriorityAtDecision(const PolicyBudget& budget) const;
+  int64_t NumGuarded(const PolicyBudget& budget) const;  // of a KV head
   void CheckGuards(const Budgets& budgets, const PolicyBudget& asked) const;
   void CheckGuardBytes(const PolicyBudget& budget) const;
   void MeasureHarm(const LayerView& view, Layer& layer) const;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <tuple>
+#include <utility>
 
 #include "core/error.h"
 #include "replay/engine.h"
@@ -127,11 +128,9 @@ std::vector<PolicyBudget> BudgetsOf(const Plan& plan) {
 }
 
 // Whether not even one entry per KV head fits, as it comes.
-bool IsMinimum(const Plan& plan) {
+bool IsMinimum(const Plan& plan, const PolicyBudget& asked) {
   if (plan.needs.fixed_rate || plan.request.budget.unit != BudgetSpec::Unit::kFraction) return false;
-  return std::ranges::any_of(plan.asked, [&](const PolicyBudget& asked) {
-    return asked.bytes < plan.BytesPerEntry() * asked.num_rows * (1 - 1e-9);
-  });
+  return asked.bytes < plan.BytesPerEntry() * asked.num_rows * (1 - 1e-9);
 }
 
 double BytesIn(const Plan& plan, std::span<const int> layers) {
@@ -145,7 +144,7 @@ double BytesIn(const Plan& plan, std::span<const int> layers) {
 void CheckBytes(const Plan& plan) {
   for (const PolicyBudget& asked : plan.asked) {
     const double bytes = BytesIn(plan, asked.layers);
-    if (bytes <= asked.bytes * (1 + 1e-9) || plan.is_minimum) continue;
+    if (bytes <= asked.bytes * (1 + 1e-9) || IsMinimum(plan, asked)) continue;
     FailPlan(plan, StrCat("expected at most ", asked.bytes, " bytes, found ", bytes));
   }
 }
@@ -163,7 +162,7 @@ Plan Decide(const SeenPolicy& seen, const BudgetSpec& budget, const std::vector<
   plan.store = seen.request.spec.MakeStore();
   plan.policy = seen.policy->Snapshot();
   plan.asked = BudgetsOf(plan);
-  plan.is_minimum = IsMinimum(plan);
+  plan.is_minimum = std::ranges::any_of(plan.asked, [&](const auto& asked) { return IsMinimum(plan, asked); });
   plan.budgets = plan.policy->Allocate(plan.shape, plan.asked);
   CheckBudgets(plan);
   std::vector<std::vector<float>> priority(watched_tokens.empty() ? 0 : plan.shape.num_kv_heads);
@@ -253,7 +252,7 @@ std::string WhyRefused(const TraceSource& source, const PlanRequest& request) {
     return StrCat("the trace ends after ", num_tokens, " tokens, before the decision");
   const PolicyNeeds needs = request.spec.Needs(ShapeOf(source.info()));
   for (const LayerInfo& layer : source.info().layers) {
-    if (needs.propagates_after < 0 || RuleOf(layer).FirstSeen(num_tokens - 1) == 0) continue;
+    if (needs.propagates_after < 0 || RuleOf(layer).FirstSeen(request.decision_token - 1) == 0) continue;
     return StrCat("it lets a part of the tokens go on, and layer ", layer.layer, " sees a window of ", layer.window,
                   " tokens: the two together are not known");
   }

@@ -149,7 +149,6 @@ std::string WorstLayers(const HeadCounts& counts, const std::vector<std::string>
 void HeadTable(ReportPage& page, const ReportData& data, const std::string& mode) {
   std::vector<ReportPage::TableRow> rows;
   const std::vector<Budget> budgets = AskedBudgets(data);
-  double heads = 0;
   for (const Budget& budget : budgets) {
     bool first = true;
     for (const PolicyName& name : ByRetention(data, mode, budgets)) {
@@ -157,7 +156,8 @@ void HeadTable(ReportPage& page, const ReportData& data, const std::string& mode
       const auto mean = cell ? cell->MeanArray("needle_retention") : std::nullopt;
       if (!mean || mean->shape.size() != 2) continue;
       const HeadCounts counts = CountHeads(*cell);
-      heads = static_cast<double>(mean->values.size());
+      const double heads = counts.whole + counts.part + counts.lost;
+      if (heads == 0) continue;  // every window has left it
       const auto lost_step = cell->Mean("needle_first_lost_step"), weight = cell->Mean("needle_weight_ratio");
       ReportPage::TableRow row;
       row.starts_block = first;
@@ -187,7 +187,8 @@ void HeadTable(ReportPage& page, const ReportData& data, const std::string& mode
        {"weight ratio", "weight on the needle, of the full cache's", false},
        {"layers that keep least", "", true}},
       rows,
-      "Counts are KV heads over all layers, means over traces. Step 0 means lost at the decision itself. A dash: never "
+      "Counts are KV heads over all layers whose window holds some of the needle, means over traces. Step 0 means lost "
+      "at the decision itself. A dash: never "
       "lost, or "
       "not measured.");
 }

@@ -115,7 +115,8 @@ void DrawCases(ReportPage& page, const StudyTable& table, const std::vector<Case
     if (!array || array->shape.size() != 2) continue;
     MatrixPanel panel = HeadPanel(*array);
     panel.title = CaseName(one);
-    panel.note = bits ? "mean " + FixedText(MeanOf(*array), 1) : "mean " + PercentText(MeanOf(*array));
+    if (const double mean = MeanOf(*array); std::isfinite(mean))
+      panel.note = "mean " + (bits ? FixedText(mean, 1) : PercentText(mean));
     left.panels.push_back(std::move(panel));
     const auto best = BestRank(one);
     if (!best) continue;

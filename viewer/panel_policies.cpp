@@ -341,7 +341,8 @@ void PoliciesPanel::DrawFigures(const PanelContext& context, int index) {
   }
   if (const auto needle = figure("needle_retention")) {
     ImGui::Text("needle kept %.0f %%", 100 * *needle);
-    if (ImGui::IsItemHovered()) ImGui::SetTooltip("mean over layers, KV heads and answer queries");
+    if (ImGui::IsItemHovered())
+      ImGui::SetTooltip("mean over layers whose window holds some of it, KV heads and answer queries");
   } else {
     ImGui::TextDisabled(outcome->needle.empty() ? "no needle is marked before the decision"
                                                 : "every window has left the needle");

@@ -64,13 +64,17 @@ void PoliciesPanel::DrawLosses(PanelContext& context) {
   const LossCount& losses = shown->losses;
   if (outcome.needle.empty()) {
     ImGui::TextDisabled("This trace marks no needle; what became of token %d:", view.marked_token);
+  } else if (losses.num_heads == 0) {
+    ImGui::TextUnformatted("Every layer's window had left the needle at the decision.");
   } else if (losses.at_decision + losses.later == 0) {
-    ImGui::Text("%s %s the whole needle in every KV head%s.", outcome.choice.spec.c_str(),
-                outcome.trial ? "still holds" : "keeps",
+    const auto num_heads = static_cast<int>(shown->retention.size());
+    ImGui::Text("%s %s what %s held of the needle%s.", outcome.choice.spec.c_str(), outcome.trial ? "kept" : "keeps",
+                losses.num_heads == num_heads ? "the KV heads"
+                                              : StrCat("the windows of ", losses.num_heads, " KV heads").c_str(),
                 outcome.trial ? "" : " at the decision; later queries are being measured");
   } else {
     ImGui::Text(
-        "%s dropped %d of the needle's %d entries: %d at the decision, %d later. %d of %d KV heads have none of it.",
+        "%s dropped %d of the needle's %d entries: %d at the decision, %d later. %d of %d KV heads lost all of it so.",
         outcome.choice.spec.c_str(), losses.at_decision + losses.later, losses.num_entries, losses.at_decision,
         losses.later, losses.heads_without, losses.num_heads);
   }

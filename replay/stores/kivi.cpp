@@ -7,7 +7,7 @@
 // `residual`. Packing happens when the step's queries have attended (Settle), so they still see fp16; several entries
 // settled at once give what one at a time gives. Right after a prompt of a multiple of `residual` no key is in fp16.
 // In a layer with a window, entries that have left it go group by group: until the last of its group has left, an entry
-// is not read but keeps its bytes.
+// is not read but keeps its bytes. So up to `residual` entries are held however short the window is.
 // Departs: f32 arithmetic, a guard for constant groups, scales rounded up and minima down to f16. Codes of keys lie
 // [token, channel], not along tokens, so that rows are read without a transpose; they take the same bytes.
 #include <algorithm>
@@ -134,9 +134,9 @@ class KiviHead final : public StoredHead {
   }
 
   int dim_k_, dim_v_;
-  int num_entries_ = 0, num_packed_keys_ = 0, num_packed_values_ = 0;  // that are stored
-  int num_unread_ = 0;                                                 // the oldest of them
-  int num_gone_ = 0;                                                   // before them: whole groups
+  // By age: num_gone_ entries that are not stored any more (whole groups), then num_entries_ that are. Of these the
+  // first num_unread_ have left the window; the first num_packed_... are packed, the others fp16.
+  int num_gone_ = 0, num_entries_ = 0, num_unread_ = 0, num_packed_keys_ = 0, num_packed_values_ = 0;
   Settings settings_;
   cpu::ColumnGroups key_block_;
   AsymmetricRows value_rows_;

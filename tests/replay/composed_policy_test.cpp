@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "replay/registry.h"
+#include "tests/support/core_message.h"
 #include "tests/support/replay_views.h"
 
 namespace kvscope {
@@ -183,6 +184,41 @@ TEST(ComposedPolicy, RefusesGuardsAboveTheBudget) {
   }
   ComposedPolicy on_a_short_prompt = MakePolicy({{1}, {1}}, {.guards = {.sinks = 4, .recent = 32}});
   EXPECT_THAT(Decide(on_a_short_prompt, 1, 1)[0].keep, ElementsAre(0)) << "one token cannot exceed a full budget";
+}
+
+// A prompt that is shorter than the guards does not hide that they will not fit once tokens arrive.
+TEST(ComposedPolicy, RefusesGuardsThatWillNotFitLater) {
+  const PerSlot relevance(2, std::vector<float>(8, 1.0f));
+  const Guards guards{.sinks = 4, .recent = 16};
+  ComposedPolicy once = MakePolicy(relevance, {.guards = guards});
+  EXPECT_EQ(Decide(once, 8, 8)[0].keep.size(), 8u);
+  ComposedPolicy fixed = MakePolicy(relevance, {.guards = guards, .growth = Growth::kFixed, .every = 1});
+  EXPECT_THAT(MessageOf([&] { Decide(fixed, 8, 8); }), testing::HasSubstr("hold 20 entries, above a budget of 8"));
+}
+
+// The second layer sees the newest three of eight tokens.
+TEST(ComposedPolicy, ChoosesAmongWhatAWindowHolds) {
+  const ModelShape two_layers{.num_layers = 2, .num_heads = 1, .num_kv_heads = 1, .head_dim_k = 4, .head_dim_v = 4};
+  ComposedPolicy policy =
+      MakePolicy({{9, 8, 7, 6, 5, 4, 3, 2}}, {.guards = {.sinks = 1}, .growth = Growth::kFixed, .every = 1});
+  for (int layer = 0; layer < 2; ++layer) policy.AfterLayer(TinyLayerView(two_layers, layer, 8));
+  std::vector<PolicyBudget> budgets(2);
+  budgets[0] = {.layers = {0}, .first_token = 0, .num_tokens = 8, .uniform_entries = 4, .num_rows = 1};
+  budgets[1] = {.layers = {1}, .first_token = 5, .num_tokens = 3, .uniform_entries = 2, .num_rows = 1};
+  const Budgets entries = policy.Allocate(two_layers, budgets);
+  EXPECT_EQ(entries, (Budgets{{4}, {2}}));
+  EXPECT_THAT(policy.Priority(1, 0), ElementsAre(kAbsentPriority, kAbsentPriority, kAbsentPriority, kAbsentPriority,
+                                                 kAbsentPriority, 4, 3, 2));
+  EXPECT_THAT(policy.Select(0, entries[0])[0].keep, ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(policy.Select(1, entries[1])[0].keep, ElementsAre(5, 6)) << "the sink has left";
+  policy.AfterWindow(1, 0, 1);  // 5 leaves, 8 and then 9 come
+  const auto step = [&](int query, std::vector<int> tokens, std::vector<float> weight) {
+    return policy.AfterStep(TinyStepView(two_layers, 1, query, {std::move(tokens)}, {std::move(weight)}), entries[1]);
+  };
+  EXPECT_FALSE(step(8, {6, 8}, {0.5f, 0.5f}));
+  const auto plan = step(9, {6, 8, 9}, {0, 1, 0.25f});
+  ASSERT_TRUE(plan);
+  EXPECT_THAT((*plan)[0].keep, ElementsAre(0, 1)) << "6 has 3.5 of old, 8 has 1.5";
 }
 
 TEST(ComposedPolicy, FixedGrowthEvictsEveryNthQuery) {
