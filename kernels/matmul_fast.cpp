@@ -146,13 +146,15 @@ void MultiplyFloats(const MatmulProblem& p, int panel_index, std::vector<float>&
   float* out = is_direct ? p.out + panel_index * kPanelOutputs
                          : scratch.data() + static_cast<int64_t>(depth_step) * kPanelOutputs;
   const int64_t out_stride = is_direct ? p.out_stride : kPanelOutputs;
-  const bool is_one_row = p.rows == 1 && w.kind() == WeightKind::kQuantised;
-  if (is_one_row) MultiplyRow(w, panel_index, p.x, out);
-  for (int begin = 0; begin < w.inputs() && !is_one_row; begin += depth_step) {
-    const int end = std::min(begin + depth_step, w.inputs());
-    w.Expand(panel_index, begin, end, scratch.data());
-    panel::MultiplyRows(p.x + begin, p.x_stride, p.rows, scratch.data(), kPanelOutputs, end - begin, begin > 0, out,
-                        out_stride);
+  if (p.rows == 1 && w.kind() == WeightKind::kQuantised) {
+    MultiplyRow(w, panel_index, p.x, out);
+  } else {
+    for (int begin = 0; begin < w.inputs(); begin += depth_step) {
+      const int end = std::min(begin + depth_step, w.inputs());
+      w.Expand(panel_index, begin, end, scratch.data());
+      panel::MultiplyRows(p.x + begin, p.x_stride, p.rows, scratch.data(), kPanelOutputs, end - begin, begin > 0, out,
+                          out_stride);
+    }
   }
   if (is_direct) return;
   for (int row = 0; row < p.rows; ++row)

@@ -167,6 +167,7 @@ Plan Decide(const SeenPolicy& seen, const BudgetSpec& budget, const std::vector<
   CheckBudgets(plan);
   std::vector<std::vector<float>> priority(watched_tokens.empty() ? 0 : plan.shape.num_kv_heads);
   for (int layer = 0; layer < plan.shape.num_layers; ++layer) {
+    const int first_token = plan.AskedOf(layer).first_token;
     for (size_t kv_head = 0; kv_head < priority.size(); ++kv_head) {
       const std::span<const float> ranked = plan.policy->Priority(layer, static_cast<int>(kv_head));
       priority[kv_head].assign(ranked.begin(), ranked.end());
@@ -175,7 +176,7 @@ Plan Decide(const SeenPolicy& seen, const BudgetSpec& budget, const std::vector<
     CheckLayer(plan, layer);
     for (size_t kv_head = 0; kv_head < priority.size(); ++kv_head) {
       for (const int token : watched_tokens) {
-        const bool is_there = token < std::ssize(priority[kv_head]) && token >= plan.AskedOf(layer).first_token;
+        const bool is_there = token < std::ssize(priority[kv_head]) && token >= first_token;
         plan.watched_rank.push_back(is_there ? RankOf(priority[kv_head], token, plan.layers[layer][kv_head].keep)
                                              : std::nullopt);
       }
